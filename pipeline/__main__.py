@@ -1,0 +1,155 @@
+"""Command line: parses and calls. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import Interrupted, UserError
+
+STAGES = ("prepare", "search", "retrain", "evaluate", "render")
+# What a stage reads of earlier stages; the first file of each tells that the stage has run.
+NEEDS = {
+    "prepare": (),
+    "search": ("prepare/manifest.json",),
+    "retrain": ("prepare/manifest.json", "search/best.json"),
+    "evaluate": ("prepare/manifest.json", "retrain/winner.json"),
+    "render": (
+        "prepare/manifest.json",
+        "search/best.json",
+        "retrain/winner.json",
+        "evaluate/metrics.json",
+    ),
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Hyperparameter search for variational autoencoders: stages, checks and helpers.",
+)
+Name = Annotated[str, typer.Argument(help="a sweep: the NAME of search_spaces/NAME.yaml")]
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    def command(name: Name) -> None:
+        _run_stages((stage,), name)
+
+    app.command(stage, help=summary)(command)
+
+
+_stage_command("prepare", "Fetch, verify and split the data.")
+_stage_command("search", "Run the study of the search space.")
+_stage_command("retrain", "Retrain the best candidates on fresh seeds; choose the winner.")
+_stage_command("evaluate", "Measure the winner on the test set.")
+_stage_command("render", "Draw the figures and the report.")
+
+
+@app.command("run")
+def run_all(name: Name) -> None:
+    """All five stages in order, without DVC: a quick look."""
+    _run_stages(STAGES, name)
+
+
+@app.command()
+def check(name: Name) -> None:
+    """Validate a search space and print what would be searched."""
+    from pipeline.config import load_machine, load_space
+    from pipeline.describe import describe
+
+    space = load_space(Path.cwd(), name)
+    load_machine(Path.cwd())
+    typer.echo(describe(space))
+
+
+@app.command()
+def status(name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None) -> None:
+    """What the studies have done and who works on what."""
+    from pipeline.config import load_machine
+    from pipeline.describe import status_text
+
+    typer.echo(status_text(Path.cwd(), load_machine(Path.cwd()), name))
+
+
+@app.command()
+def sync(name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None) -> None:
+    """Bring MLflow up to date with the ledger and the outputs."""
+    from pipeline.config import load_machine
+    from pipeline.sync import sync_all
+
+    typer.echo(sync_all(Path.cwd(), load_machine(Path.cwd()), name))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="port on the loopback interface")] = 5000) -> None:
+    """Open MLflow on the runs of this checkout."""
+    from pipeline.config import load_machine
+    from pipeline.sync import serve_ui
+
+    raise typer.Exit(serve_ui(Path.cwd(), load_machine(Path.cwd()), port))
+
+
+@app.command(hidden=True)
+def worker(job: Path) -> None:
+    """Work on a job file (started by search and retrain)."""
+    from pipeline.worker import main as work
+
+    raise typer.Exit(work(job))
+
+
+@app.command(hidden=True)
+def mirror(name: str) -> None:
+    """Follow a sweep in MLflow until standard input closes (started by search and retrain)."""
+    from pipeline.config import load_machine
+    from pipeline.sync import follow
+
+    follow(Path.cwd(), load_machine(Path.cwd()), name)
+
+
+def _run_stages(stages: tuple[str, ...], name: str) -> None:
+    from pipeline.config import load_machine, load_space
+    from pipeline.paths import Paths
+
+    root = Path.cwd()
+    space, machine, paths = load_space(root, name), load_machine(root), Paths(root, name)
+    for stage in stages:
+        _check_inputs(stage, paths.runs / name)
+        import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
+    if stages[-1] == "render":
+        from pipeline.sync import catch_up
+
+        catch_up(space, machine, paths)
+
+
+def _check_inputs(stage: str, runs: Path) -> None:
+    for needed in NEEDS[stage]:
+        if not (runs / needed).exists():
+            earlier = needed.split("/")[0]
+            raise UserError(
+                f"{stage} {runs.name}: runs/{runs.name}/{needed} is missing: run"
+                f" `python -m pipeline {earlier} {runs.name}` first"
+            )
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 done, 1 a bug, 2 wrong input, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("interrupted: the same command starts this stage again", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""The two ways in which a command ends early on purpose."""
+
+
+class UserError(Exception):
+    """The user's input is wrong: one line that names the rule, the value and the remedy.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+class Interrupted(Exception):
+    """Stopped by Ctrl-C or SIGTERM; all work is kept. The message says how to continue.
+
+    The command line prints it and exits with 130.
+    """

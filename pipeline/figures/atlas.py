@@ -1,0 +1,233 @@
+"""Which figures the report shows, in which order, and the line under each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.config import Render, Space
+from pipeline.figures import curves, images, latent, passes, study, style, walks
+from pipeline.figures.inputs import Inputs
+from pipeline.figures.passes import Array, Posterior
+from pipeline.figures.report import Plate
+from pipeline.figures.trials import Importance, finished
+from pipeline.vae.model import VAE
+
+FIRST, BEST = "first epoch", "best epoch"
+MOST_TRAVERSED = 8
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Test images as the models see them, and the posteriors that every model gives them."""
+
+    images: Array  # (points, C, H, W) in [0, 1]
+    labels: Array  # (points,)
+    shown: Array  # (n,) the few of them that appear as pictures
+    models: dict[str, VAE]
+    posteriors: dict[str, Posterior]
+
+    @property
+    def originals(self) -> Array:
+        return self.images[self.shown]
+
+    @property
+    def active_first(self) -> Array:
+        """Latent dimensions of the best model, the most active first, (latent,)."""
+        return np.argsort(-self.posteriors[BEST].activity(), kind="stable")
+
+    def decode(self, latents: dict[str, Array]) -> dict[str, Array]:
+        """Each model's own latents (..., latent) as its images (..., C, H, W)."""
+        decoded = {}
+        for label, z in latents.items():
+            flat = passes.decode(self.models[label], z.reshape(-1, z.shape[-1]))
+            decoded[label] = flat.reshape(*z.shape[:-1], *flat.shape[1:])
+        return decoded
+
+
+def gallery(render: Render, inputs: Inputs, first: VAE, best: VAE) -> Gallery:
+    """Encodes a fixed random choice of `render.points` test images with both models."""
+    count = min(render.points, len(inputs.images))
+    chosen = np.sort(np.random.default_rng(0).choice(len(inputs.images), count, replace=False))
+    pictures = passes.seen(best, inputs.images[chosen])
+    models = {FIRST: first, BEST: best}
+    return Gallery(
+        images=pictures,
+        labels=inputs.labels[chosen],
+        shown=images.representatives(inputs.labels[chosen], render.images),
+        models=models,
+        posteriors={label: passes.encode(vae, pictures) for label, vae in models.items()},
+    )
+
+
+def sections(
+    space: Space, inputs: Inputs, ranking: Importance | str, rooms: Gallery
+) -> dict[str, list[Plate]]:
+    """Every figure of the report under the title of its section."""
+    return {
+        "Data": [
+            Plate("samples", "Samples", "Training images of every class.", inputs.samples_png)
+        ],
+        "Search": search_plates(space, inputs, ranking),
+        "Training": training_plates(space.render, inputs, rooms),
+        "Pictures": picture_plates(space.render, rooms),
+        "Latent space": latent_plates(space.render, inputs, rooms),
+    }
+
+
+def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> list[Plate]:
+    """The study: history, curves, importance, slices, parallel coordinates, Pareto front."""
+    trials, searched, best = inputs.trials, space.searched, inputs.best.get("number")
+    if finished(trials).empty:
+        return [_plate("history", "Search", "", "No trial has finished: there is nothing to draw.")]
+    complete = bool((trials["state"] == "complete").any())
+    return [
+        _plate("history", "Optimization history",
+               "Trials beyond the axis stand at its upper edge as triangles.",
+               study.history(trials, best)),
+        _plate("intermediate", "Learning curves of all trials",
+               "A cross marks the epoch at which the pruner stopped a trial.",
+               study.intermediate(inputs.curves, trials, best)),
+        _plate("importance", "Hyperparameter importance",
+               "How much worse the forest ranks the trials when one hyperparameter is shuffled;"
+               " near an out-of-bag R² of 0 the bars mean nothing.",
+               ranking if isinstance(ranking, str) else study.importances(ranking)),
+        _plate("slices", "Slices",
+               "Trials against one hyperparameter at a time; the others vary too.",
+               study.slices(trials, searched, best) if searched
+               else "No hyperparameter was searched."),
+        _plate("parallel", "Parallel coordinates",
+               "One line a complete trial, dark ones are the best; `none`: the hyperparameter does"
+               " not exist in that trial.",
+               study.parallel(trials, searched) if searched and complete
+               else "Parallel coordinates need complete trials and searched hyperparameters."),
+        *([_plate("pareto", "Pareto front",
+                  "No trial has both a lower rate and a lower distortion than one on the front.",
+                  study.pareto(trials, inputs.best["pareto"]))] if "pareto" in inputs.best else []),
+    ]  # fmt: skip
+
+
+def training_plates(render: Render, inputs: Inputs, rooms: Gallery) -> list[Plate]:
+    """Curves of the winner and of all retrained runs; what the latent dimensions carry."""
+    winner, window = inputs.winner, render.smoothing
+    carried = {label: (p.kl(), p.activity()) for label, p in rooms.posteriors.items()}
+    return [
+        _plate("training_curves", "Training curves",
+               "β = 1 NELBO and its parts whatever β trains; train figures are means over the"
+               " epoch while the weights move.",
+               curves.training(inputs.winning_run, window, winner.get("best_epoch"))),
+        _plate("candidates", "Retrained candidates",
+               "One line a seed: the spread of a colour is seed noise.",
+               curves.candidates(inputs.history, winner["candidate"])),
+        _plate("units", "Latent dimensions",
+               "A dimension without KL carries nothing about the image.", curves.units(carried)),
+    ]  # fmt: skip
+
+
+def picture_plates(render: Render, rooms: Gallery) -> list[Plate]:
+    """Reconstructions, prior samples and uncertainty maps."""
+    means = rooms.decode({label: p.mu[rooms.shown] for label, p in rooms.posteriors.items()})
+    latent_dim = rooms.posteriors[BEST].mu.shape[1]
+    z = np.random.default_rng(1).standard_normal((render.prior_samples, latent_dim))
+    few, decodes = rooms.shown[: images.PER_ROW], render.uncertainty_decodes
+    average, variance = passes.spread(
+        rooms.models[BEST], rooms.posteriors[BEST], few, decodes, seed=2
+    )
+    return [
+        _plate("reconstructions", "Reconstructions",
+               "Decoded from the posterior mean of each test image.",
+               images.reconstructions(rooms.originals, means)),
+        _plate("prior_samples", "Prior samples", "Both models decode the same draws.",
+               images.prior_samples(rooms.decode({FIRST: z, BEST: z}))),
+        _plate("uncertainty", "Uncertainty maps",
+               "z is drawn from the best model's posterior of the image: bright pixels are those"
+               " that the latent code leaves open.",
+               images.uncertainty(rooms.images[few], average, variance, decodes)),
+    ]  # fmt: skip
+
+
+def latent_plates(render: Render, inputs: Inputs, rooms: Gallery) -> list[Plate]:
+    """Scatters, decoded grids, interpolations and traversals."""
+    return [
+        _plate("latent_scatter", "Latent scatter",
+               "Posterior means; t-SNE and UMAP keep neighbourhoods, not distances or sizes.",
+               _scatters(render, inputs, rooms)),
+        _plate("manifold", "Decoded grid",
+               "Left: equal steps. Right: normal quantiles, so that every tile stands for the same"
+               " prior probability. Other dimensions are 0.", _manifold(render, rooms)),
+        _plate("interpolation", "Interpolation",
+               "Between the posterior means of two images, along the line and along the arc.",
+               _interpolations(render, rooms)),
+        _plate("traversal", "Traversals",
+               "Around the posterior mean of one image; the dimensions are the best model's most"
+               " active ones.", _traversals(render, rooms)),
+    ]  # fmt: skip
+
+
+def _scatters(render: Render, inputs: Inputs, rooms: Gallery) -> Figure:
+    latent_dim = rooms.posteriors[BEST].mu.shape[1]
+    if latent_dim == 1:
+        planes = {
+            label: {"line": latent.by_class(p.mu, rooms.labels)}
+            for label, p in rooms.posteriors.items()
+        }
+    else:
+        methods = [*(["latent"] if latent_dim == 2 else []), *render.projections]
+        planes = {
+            label: {method: latent.project(p.mu, method) for method in methods}
+            for label, p in rooms.posteriors.items()
+        }
+    return latent.scatters(planes, rooms.labels, inputs.classes)
+
+
+def _manifold(render: Render, rooms: Gallery) -> Figure:
+    vae, side = rooms.models[BEST], render.grid_side
+    axes = {
+        f"range ±{render.grid_range:g}": walks.range_axis(side, render.grid_range),
+        "normal quantiles": walks.quantile_axis(side),
+    }
+    order = rooms.active_first
+    if order.size == 1:
+        return latent.manifold_line(
+            {name: (axis, passes.decode(vae, walks.line(axis, 1))) for name, axis in axes.items()}
+        )
+    across, up = sorted(order[:2].tolist())
+    panels = {
+        name: (axis, passes.decode(vae, walks.plane(axis, order.size, (across, up))))
+        for name, axis in axes.items()
+    }
+    return latent.manifold(panels, (across, up))
+
+
+def _interpolations(render: Render, rooms: Gallery) -> Figure:
+    ends, steps = rooms.shown[[0, -1]], render.interpolation_steps
+    if rooms.shown.size > 1:
+        ends = rooms.shown[:2]
+    latents = {}
+    for label, posterior in rooms.posteriors.items():
+        start, end = posterior.mu[ends]
+        arcs = [walks.linear(start, end, steps), walks.spherical(start, end, steps)]
+        latents[label] = np.stack(arcs)
+    rows = {
+        f"{label}, {name}": walk
+        for label, pair in rooms.decode(latents).items()
+        for name, walk in zip(("linear", "spherical"), pair, strict=True)
+    }
+    return latent.interpolations(rows, rooms.images[ends])
+
+
+def _traversals(render: Render, rooms: Gallery) -> Figure:
+    dims = rooms.active_first[:MOST_TRAVERSED]
+    steps, limit = render.traversal_steps, render.traversal_range
+    latents = {
+        label: walks.traversals(p.mu[rooms.shown[0]], dims, steps, limit)
+        for label, p in rooms.posteriors.items()
+    }
+    return latent.traversals(rooms.decode(latents), dims, walks.range_axis(steps, limit))
+
+
+def _plate(name: str, title: str, caption: str, content: Figure | str) -> Plate:
+    drawn = style.png(content) if isinstance(content, Figure) else content
+    return Plate(name, title, caption, drawn)

@@ -1,0 +1,97 @@
+"""Figures of training: curves over epochs, and what every latent dimension carries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipeline.figures import style
+from pipeline.figures.passes import Array
+from pipeline.figures.trials import ceiling
+from pipeline.vae.measure import ACTIVE_VARIANCE
+
+PARTS = {"nelbo_nats": "NELBO", "recon_nats": "reconstruction", "kl_nats": "KL"}
+SPLITS = {"train": ("train_", style.ORANGE), "validation": ("", style.BLUE)}
+
+
+def smooth(values: pd.Series, window: int) -> pd.Series:
+    """Centred moving average; at the ends over the epochs that exist."""
+    return values.rolling(window, min_periods=1, center=True).mean()
+
+
+def training(run: pd.DataFrame, window: int, best_epoch: int | None) -> Figure:
+    """Curves of one run: train and validation, total and parts, raw and smoothed; rate; units."""
+    window = min(window, max(1, len(run) // 3))  # a longer one would flatten a short run
+    drawing = style.figure(
+        f"Training of the winner: raw (thin) and moving average over {window} epochs (bold)", 5.6
+    )
+    grid = drawing.subplots(2, 3).ravel()
+    for axes, (column, title) in zip(grid, PARTS.items(), strict=False):
+        for name, (prefix, ink) in SPLITS.items():
+            values = run[prefix + column]
+            axes.plot(run["epoch"], values, color=ink, alpha=0.45, linewidth=0.8)
+            axes.plot(run["epoch"], smooth(values, window), color=ink, label=name)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=style.MUTED, linestyle=":", label="best epoch")
+        _finish(axes, title, "nats per image")
+    grid[0].legend()
+    grid[3].step(run["epoch"], run["lr"], where="mid", color=style.INK)
+    grid[3].set_yscale("log")
+    _finish(grid[3], "learning rate", "learning rate")
+    grid[4].step(run["epoch"], run["active_units"], where="mid", color=style.INK)
+    grid[4].set_ylim(bottom=0)
+    _finish(grid[4], "active latent units", "units")
+    gap = run["nelbo_nats"] - run["train_nelbo_nats"]
+    grid[5].axhline(0, color=style.FAINT, linewidth=0.8)
+    grid[5].plot(run["epoch"], smooth(gap, window), color=style.GREEN)
+    _finish(grid[5], "generalization gap (smoothed)", "validation − train, nats")
+    return drawing
+
+
+def candidates(history: pd.DataFrame, winner: object) -> Figure:
+    """Validation NELBO of every retrained run, the winner's seeds in colour."""
+    drawing = style.figure("Retrained candidates: every seed", 3.4)
+    axes = drawing.subplots()
+    for (candidate, _), run in history.groupby(["candidate", "seed"], sort=True):
+        ink, order = (style.BLUE, 3) if candidate == winner else (style.FAINT, 2)
+        axes.plot(run["epoch"], run["nelbo_nats"], color=ink, zorder=order, linewidth=1)
+    low, top = history["nelbo_nats"].min(), ceiling(history["nelbo_nats"])
+    axes.set_ylim(low - 0.05 * (top - low) - 1e-9, top + 1e-9)
+    axes.legend([Line2D([], [], color=style.BLUE), Line2D([], [], color=style.FAINT)],
+                ["winner", "other candidates"])  # fmt: skip
+    _finish(axes, "", "validation NELBO, nats per image")
+    return drawing
+
+
+def units(by_model: dict[str, tuple[Array, Array]]) -> Figure:
+    """KL and activity of every latent dimension, (latent,) each, sorted by KL."""
+    drawing = style.figure("What every latent dimension carries (test images)", 3.4)
+    left, right = drawing.subplots(1, 2)
+    inks = (style.ORANGE, style.BLUE)
+    for ink, (label, (kl, activity)) in zip(inks, by_model.items(), strict=True):
+        rank = np.arange(1, kl.size + 1)
+        left.plot(rank, np.sort(kl)[::-1], "o-", markersize=3, color=ink, label=label)
+        right.plot(rank, np.sort(activity)[::-1], "o-", markersize=3, color=ink, label=label)
+    left.set_ylim(bottom=0)
+    left.legend()
+    right.set_yscale("log")
+    right.axhline(ACTIVE_VARIANCE, color=style.MUTED, linestyle="--", linewidth=0.8)
+    right.annotate(f"active above {ACTIVE_VARIANCE:g}", (1, ACTIVE_VARIANCE), xytext=(2, 3),
+                   textcoords="offset points")  # fmt: skip
+    for axes, title, name in (
+        (left, "KL of the dimension", "nats per image"),
+        (right, "variance of the posterior mean over images", "variance"),
+    ):
+        axes.set(title=title, xlabel="latent dimension, sorted", ylabel=name)
+        style.whole_numbers(axes)
+        axes.grid(axis="y")
+    return drawing
+
+
+def _finish(axes: Axes, title: str, unit: str) -> None:
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    style.whole_numbers(axes)
+    axes.grid(axis="y")

@@ -1,0 +1,281 @@
+"""report.html: one self-contained page that a person would send to a colleague."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config import Space
+from pipeline.figures import markup
+from pipeline.figures.inputs import Inputs
+from pipeline.figures.markup import Cell
+from pipeline.figures.trials import show_domain, show_position, show_value
+from pipeline.hyperparameters import ONLY_FOR_FAMILY
+
+NAMES = {
+    "nelbo_nats": "NELBO, nats",
+    "recon_nats": "reconstruction, nats",
+    "kl_nats": "KL, nats",
+    "excess_nats": "excess over the entropy floor, nats",
+    "bits_per_dim": "bits per dimension",
+    "mse_per_pixel": "MSE per pixel",
+    "mae_per_pixel": "MAE per pixel",
+    "iw_nll_nats": "importance-weighted NLL, nats",
+    "iw_samples": "importance samples K",
+    "active_units": "active latent units",
+}
+EPOCHS = {"first_epoch": "first epoch", "last_epoch": "last epoch"}
+BITS = {
+    "bernoulli": "pseudo-BPD: grey pixels have no Bernoulli density",
+    "binarized": "of binarized pixels",
+    "discretized_logistic": "of 8-bit pixels",
+}
+NONE = "–"
+DENSITY = "of a density: may be negative, compare within this likelihood only"
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure of the report: its PNG, or the reason why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    content: bytes | str
+
+
+def build(space: Space, inputs: Inputs, sections: dict[str, list[Plate]], advice: list[str]) -> str:
+    """The whole page. `sections` maps a section's title to its figures."""
+    title = f"{space.name}: a VAE for {space.data.name}"
+    links = ["Result", "Candidates", "Advice", *sections, "Reproduce"]
+    parts = [
+        markup.title(title),
+        markup.paragraph(_lead(space, inputs), "lead"),
+        markup.navigation({name: _anchor(name) for name in links}),
+        _section("Result", _result(space, inputs)),
+        _section("Candidates", "\n".join([_candidates(space, inputs), *_pareto(space, inputs)])),
+        _section("Advice", _advice(advice)),
+        *(_section(name, "\n".join(map(_plate, plates))) for name, plates in sections.items()),
+        _section("Reproduce", _reproduce(space, inputs)),
+    ]
+    return markup.page(title, "\n".join(parts))
+
+
+def _section(title: str, body: str) -> str:
+    return markup.heading(title, _anchor(title)) + "\n" + body
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _plate(plate: Plate) -> str:
+    if isinstance(plate.content, str):
+        return markup.subheading(plate.title) + markup.paragraph(plate.content, "note")
+    return markup.image(plate.content, plate.title, plate.caption)
+
+
+def _lead(space: Space, inputs: Inputs) -> str:
+    trials = inputs.best["trials"]
+    states = ", ".join(f"{count} {state}" for state, count in trials.items())
+    shape = "×".join(str(side) for side in inputs.manifest["shape"])
+    return (
+        f"Images {shape}, likelihood {space.model.likelihood}. {sum(trials.values())} trials"
+        f" ({states}) of up to {space.search.epochs} epochs; the best {len(inputs.candidates)}"
+        f" retrained on {space.retrain.seeds} fresh seeds of up to {space.retrain.epochs} epochs;"
+        f" the winner measured on {len(inputs.images)} test images."
+    )
+
+
+def _result(space: Space, inputs: Inputs) -> str:
+    return "\n".join(
+        [
+            f'<div class="tiles">{"".join(_tiles(space, inputs))}</div>',
+            markup.paragraph(inputs.winner["sentence"]),
+            markup.subheading("The winning hyperparameters"),
+            _hyperparameters(space, inputs.winner["parameters"]),
+            markup.subheading("Test set: first epoch beside best epoch"),
+            _epochs_table(inputs.metrics),
+            *_further(inputs.metrics),
+        ]
+    )
+
+
+def _tiles(space: Space, inputs: Inputs) -> list[str]:
+    """The headline figures; those that a likelihood or a sweep does without are left out."""
+    metrics, baselines = inputs.metrics, inputs.metrics["baselines"]
+    tiles = [
+        ("test NELBO, nats per image", metrics["nelbo_nats"], ".2f",
+         f"reconstruction {metrics['recon_nats']:.2f} + KL {metrics['kl_nats']:.2f}"),
+        ("bits per dimension", metrics["bits_per_dim"], ".4f",
+         BITS.get(space.model.likelihood, DENSITY)),
+        ("train-mean image, nats", baselines["mean_image_nelbo_nats"], ".2f",
+         "the NELBO to beat: the same answer to every image"),
+    ]  # fmt: skip
+    if "excess_nats" in metrics:
+        floor = metrics["nelbo_nats"] - metrics["excess_nats"]
+        tiles.append(("excess, nats", metrics["excess_nats"], ".2f",
+                      f"over the entropy floor of the pixels, {floor:.2f}"))  # fmt: skip
+    if "iw_nll_nats" in metrics:
+        tiles.append(("importance-weighted NLL, nats", metrics["iw_nll_nats"], ".2f",
+                      f"bound with K = {metrics['iw_samples']} samples"))  # fmt: skip
+    tiles.append(("MSE per pixel", metrics["mse_per_pixel"], ".4f",
+                  f"PCA with {baselines['pca_components']} components:"
+                  f" {baselines['pca_mse_per_pixel']:.4f}"))  # fmt: skip
+    return [markup.tile(label, format(value, form), note) for label, value, form, note in tiles]
+
+
+def _hyperparameters(space: Space, chosen: dict[str, Any]) -> str:
+    """Searched ones first, then fixed ones, then defaults; none that the family does not read."""
+    parameters = space.hyperparameters(chosen).model_dump()
+    rows: list[list[str | Cell]] = []
+    family = parameters["family"]
+    for name in [*space.searched, *space.fixed, *parameters]:
+        unread = family not in ONLY_FOR_FAMILY.get(name, (family,))
+        if name not in parameters or unread or any(row[0] == name for row in rows):
+            continue
+        origin = "fixed" if name in space.fixed else "default"
+        if name in space.searched:
+            origin = f"searched: {show_domain(space.searched[name])}"
+        rows.append([name, Cell(show_value(parameters[name])), origin])
+    return markup.table(["hyperparameter", "value", "origin"], rows)
+
+
+def _epochs_table(metrics: dict[str, Any]) -> str:
+    columns = {title: metrics[key] for key, title in EPOCHS.items() if key in metrics}
+    columns = {**columns, "best epoch": metrics}
+    order = [c for c in ("first epoch", "best epoch", "last epoch") if c in columns]
+    rows: list[list[str | Cell]] = [
+        [_name(key), *(Cell(_show(key, columns[c].get(key))) for c in order)]
+        for key in _flat(metrics)
+    ]
+    return markup.table(["", *order], rows)
+
+
+def _further(metrics: dict[str, Any]) -> list[str]:
+    """Tables of the nested figures other than epochs."""
+    parts = []
+    for key, value in metrics.items():
+        numbers = _numbers(value) if isinstance(value, dict) else {}
+        if key in EPOCHS or not numbers:
+            continue
+        rows: list[list[str | Cell]] = [
+            [_name(name), Cell(_show(name, number))] for name, number in numbers.items()
+        ]
+        parts += [markup.subheading(_name(key)), markup.table(["", "value"], rows)]
+    return parts
+
+
+def _candidates(space: Space, inputs: Inputs) -> str:
+    table = inputs.candidates
+    names = [name for name in space.searched if name in table]
+    rows: list[list[str | Cell]] = []
+    for row in table.to_dict("records"):
+        mean, search = row["mean_nelbo_nats"], row["search_nelbo_nats"]
+        low, high = row["low_nelbo_nats"], row["high_nelbo_nats"]
+        figures = [
+            _show("nats", mean),
+            NONE if pd.isna(low) else f"{low:.2f} … {high:.2f}",
+            _show("nats", search),
+            NONE if pd.isna(mean - search) else f"{mean - search:+.2f}",
+            str(row["seeds"]),
+        ]
+        values = [_from_csv(row[name]) for name in names]
+        rows.append([str(row["candidate"]), _from_csv(row["number"]), *map(Cell, figures), *values])
+    headers = ["candidate", "trial", "mean NELBO", "95 % interval", "in the search",
+               "mean − search", "seeds", *names]  # fmt: skip
+    winner = next(i for i, row in enumerate(rows) if row[0] == str(inputs.winner["candidate"]))
+    return markup.paragraph(
+        "Validation NELBO in nats over fresh seeds. The value in the search was the best of many"
+        " noisy ones and flatters (the winner's curse); training longer in the retraining works"
+        " against it."
+    ) + markup.table(headers, rows, winner)
+
+
+def _pareto(space: Space, inputs: Inputs) -> list[str]:
+    """The trials on the Pareto front, by rising rate; [] for a single objective."""
+    if "pareto" not in inputs.best:
+        return []
+    front = inputs.trials[inputs.trials["number"].isin(inputs.best["pareto"])]
+    rows: list[list[str | Cell]] = [
+        [
+            str(trial["number"]),
+            *(Cell(f"{trial[key]:.2f}") for key in ("kl_nats", "recon_nats", "nelbo_nats")),
+            *(show_position(trial[name], domain) for name, domain in space.searched.items()),
+        ]
+        for trial in front.sort_values("kl_nats").to_dict("records")
+    ]
+    headers = ["trial", "KL, nats", "reconstruction, nats", "NELBO, nats", *space.searched]
+    return [markup.subheading("The Pareto front of the search"), markup.table(headers, rows)]
+
+
+def _advice(lines: list[str]) -> str:
+    if not lines:
+        return markup.paragraph("Nothing stands out in the trials.", "note")
+    return markup.bullets(lines)
+
+
+def _reproduce(space: Space, inputs: Inputs) -> str:
+    return "\n".join(
+        [
+            markup.paragraph("In the project's folder, either of:"),
+            markup.commands(["dvc repro", f"python -m pipeline run {space.name}"]),
+            markup.table(
+                ["", ""],
+                [
+                    ["search space", f"search_spaces/{space.name}.yaml"],
+                    ["study", str(inputs.best["study"])],
+                    ["winning trial", show_value(inputs.winner["number"])],
+                    ["winning seed", str(inputs.winner["seed"])],
+                    ["data SHA-256", str(inputs.manifest["sha256"])],
+                ],
+            ),
+        ]
+    )
+
+
+def _flat(metrics: dict[str, Any]) -> list[str]:
+    return [key for key, value in metrics.items() if _is_number(value)]
+
+
+def _numbers(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested mappings under dotted names."""
+    found: dict[str, float] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, f"{prefix}{key}.")
+        elif _is_number(value):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _name(key: str) -> str:
+    """A readable name: dots separate groups, and a known figure may have a suffix."""
+    *groups, last = key.split(".")
+    known = next((name for name in NAMES if last == name or last.startswith(f"{name}_")), "")
+    rest = last.removeprefix(known).strip("_").replace("_", " ")
+    words = [*(group.replace("_", " ") for group in groups), NAMES.get(known, ""), rest]
+    return " · ".join(word for word in words if word)
+
+
+def _show(key: str, value: Any) -> str:
+    if value is None or pd.isna(value):
+        return NONE
+    if isinstance(value, int):
+        return str(value)
+    if "bits_per_dim" in key:
+        return f"{value:.4f}"
+    return f"{value:.2f}" if "nats" in key else f"{value:.4g}"
+
+
+def _from_csv(value: Any) -> str:
+    """A cell as pandas read it: whole floats come from columns with empty cells."""
+    if isinstance(value, float):
+        return NONE if pd.isna(value) else f"{value:g}" if value.is_integer() else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,134 @@
+"""The table of trials as numbers that can be drawn and learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.hyperparameters import Choices, Domain, Range, Value
+
+FEWEST = 8  # trials below which a forest says nothing about hyperparameters
+
+Domains = dict[str, Domain]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a random forest found out about the hyperparameters.
+
+    `shares` sum to 1 (or are all 0). `out_of_bag` is the R² of the forest on the trials that a
+    tree has not seen: near or below 0 it has learned nothing.
+    """
+
+    shares: pd.Series
+    out_of_bag: float
+    trials: int
+
+
+def read_trials(path: Path, searched: Domains) -> pd.DataFrame:
+    """trials.csv with a numeric column for every searched hyperparameter.
+
+    A range keeps its values, a choice becomes its index in `choices`, and a conditional
+    hyperparameter is NaN where it does not exist (unless null, which is written alike, is one
+    of its choices).
+    """
+    table = pd.read_csv(path, dtype=dict.fromkeys(searched, str), keep_default_na=False,
+                        na_values=[""])  # fmt: skip
+    for name, domain in searched.items():
+        table[name] = table[name].map(lambda text, d=domain: _number(text, d)).astype(float)
+    for name in ("nelbo_nats", "recon_nats", "kl_nats", "epochs", "best_epoch"):
+        table[name] = table[name].astype(float)
+    return table
+
+
+def _number(text: str | float, domain: Domain) -> float:
+    if isinstance(domain, Range):
+        return float(text)
+    return next((float(i) for i, c in enumerate(domain.choices) if _stands_for(text, c)), np.nan)
+
+
+def _stands_for(text: str | float, choice: Value) -> bool:
+    """Whether a cell holds the choice; numbers may be written as 64 or 64.0, null is empty."""
+    if not isinstance(text, str):
+        return choice is None
+    if isinstance(choice, int | float) and not isinstance(choice, bool):
+        return float(text) == choice
+    return text == (json.dumps(choice) if isinstance(choice, list) else str(choice))
+
+
+def finished(trials: pd.DataFrame) -> pd.DataFrame:
+    """Complete and pruned trials: those with a validation NELBO."""
+    return trials[trials["state"].isin(["complete", "pruned"]) & trials["nelbo_nats"].notna()]
+
+
+def ceiling(values: pd.Series) -> float:
+    """An upper limit for an axis of NELBOs that a few diverged ones cannot stretch."""
+    low, high = values.min(), values.max()
+    robust = low + 3 * (values.quantile(0.75) - low)
+    return float(robust if low < robust < high else high)
+
+
+def show_value(value: Value) -> str:
+    """A hyperparameter's value for people."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def show_position(position: float, domain: Domain) -> str:
+    """The value that a cell of `read_trials` stands for."""
+    if pd.isna(position):
+        return "–"
+    if isinstance(domain, Choices):
+        return show_value(domain.choices[int(position)])
+    return show_value(int(position) if domain.integer else position)
+
+
+def show_domain(domain: Domain) -> str:
+    """A domain for people, with its condition."""
+    if isinstance(domain, Choices):
+        text = ", ".join(show_value(choice) for choice in domain.choices)
+    else:
+        extras = [", log"] if domain.log else [f", step {domain.step:g}"] if domain.step else []
+        text = f"{domain.low:g} … {domain.high:g}{''.join(extras)}"
+    when = [f"{name} = {show_value(wanted)}" for name, wanted in domain.when.items()]
+    return f"{text} (when {', '.join(when)})" if when else text
+
+
+def scaled(values: pd.Series, domain: Domain) -> pd.Series:
+    """Positions in [0, 1] along the domain, on the scale that the search draws on."""
+    if isinstance(domain, Choices):
+        return values / max(1, len(domain.choices) - 1)
+    if domain.log:
+        return np.log(values / domain.low) / np.log(domain.high / domain.low)
+    return (values - domain.low) / (domain.high - domain.low)
+
+
+def importance(trials: pd.DataFrame, searched: Domains, seed: int = 0) -> Importance | str:
+    """Permutation importance of a random forest (Breiman 2001) for the rank of a trial's NELBO.
+
+    Ranks keep a diverged trial from outweighing all others. A hyperparameter that does not
+    exist in a trial stands at the middle of its domain. Returns a reason if there are too few
+    trials.
+    """
+    table = finished(trials)
+    if not searched:
+        return "No hyperparameter was searched: there is nothing to rank."
+    if len(table) < FEWEST:
+        return (f"Importance needs at least {FEWEST} finished trials, but there are {len(table)}:"
+                " raise search.trials.")  # fmt: skip
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    columns = [scaled(table[name], domain).fillna(0.5) for name, domain in searched.items()]
+    settings = np.column_stack(columns)
+    ranks = table["nelbo_nats"].rank(pct=True).to_numpy()
+    forest = RandomForestRegressor(200, oob_score=True, random_state=seed).fit(settings, ranks)
+    drops = permutation_importance(forest, settings, ranks, n_repeats=10, random_state=seed)
+    gains = pd.Series(np.maximum(drops.importances_mean, 0), index=list(searched))
+    shares = gains / gains.sum() if gains.sum() > 0 else gains
+    return Importance(shares.sort_values(ascending=False), float(forest.oob_score_), len(table))

@@ -1,0 +1,108 @@
+"""Worker processes on this host that are started again when they die, and die with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_DEATHS_IN_A_ROW = 5
+
+
+class WorkersKeepDying(Exception):
+    """Every new worker died at once; the message holds the end of its log."""
+
+
+@dataclass
+class _Slot:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Pool:
+    """`count` processes of one command."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        count: int,
+        logs: Path,
+        environment: dict[str, str],
+        on_death: Callable[[int, bool], None],
+        progress: Callable[[], object],
+    ):
+        """`on_death(pid, killed)` is called for a worker that died unasked, by a signal or not;
+        while `progress()` keeps its value from one death to the next, they count as in a row."""
+        self._arguments = [sys.executable, "-m", "pipeline", *arguments]
+        self._environment = environment
+        self._on_death = on_death
+        self._progress = progress
+        self._deaths = 0
+        self._seen: object = None
+        self._stopping = False
+        logs.mkdir(parents=True, exist_ok=True)
+        self._slots = [self._start(logs / f"worker-{index}.log") for index in range(count)]
+
+    def poll(self) -> int:
+        """Replaces the dead; how many are still at work. Raises WorkersKeepDying."""
+        alive = 0
+        for index, slot in enumerate(self._slots):
+            code = slot.process.poll()
+            if code is None:
+                alive += 1
+            elif code != 0 and not self._stopping and slot.process.stdin is not None:
+                self._replace(index, slot, code)
+                alive += 1
+        return alive
+
+    def pids(self) -> list[int]:
+        """The processes at work."""
+        return [slot.process.pid for slot in self._slots if slot.process.poll() is None]
+
+    def stop(self) -> None:
+        """Asks all to finish their epoch and leave."""
+        self._stopping = True
+        for slot in self._slots:
+            if slot.process.poll() is None:
+                slot.process.terminate()
+
+    def kill(self) -> None:
+        """Ends all at once and waits for their end."""
+        self._stopping = True
+        for slot in self._slots:
+            if slot.process.poll() is None:
+                slot.process.kill()
+            slot.process.wait()
+            if slot.process.stdin:
+                with contextlib.suppress(OSError):
+                    slot.process.stdin.close()
+
+    def _start(self, log: Path) -> _Slot:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                self._arguments,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C on the terminal is the parent's to handle
+            )
+        return _Slot(process, log)
+
+    def _replace(self, index: int, slot: _Slot, code: int) -> None:
+        self._on_death(slot.process.pid, code < 0)
+        progress = self._progress()
+        self._deaths = 1 if progress != self._seen else self._deaths + 1
+        self._seen = progress
+        if self._deaths > MAX_DEATHS_IN_A_ROW:
+            tail = slot.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
+            raise WorkersKeepDying(
+                f"{self._deaths} workers died in a row, the last with exit code {code}; the end of"
+                f" {slot.log}:\n" + "\n".join(tail)
+            )
+        if slot.process.stdin:
+            slot.process.stdin.close()
+        self._slots[index] = self._start(slot.log)

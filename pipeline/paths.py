@@ -1,0 +1,122 @@
+"""Every path of the project, and the only ways in which files come into being."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of the sweep `name` in the checkout `root`."""
+
+    root: Path
+    name: str
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def stage(self, stage: str) -> Path:
+        """The output folder of a stage (a DVC out)."""
+        return self.runs / self.name / stage
+
+    @property
+    def prepare(self) -> Path:
+        return self.stage("prepare")
+
+    @property
+    def search(self) -> Path:
+        return self.stage("search")
+
+    @property
+    def retrain(self) -> Path:
+        return self.stage("retrain")
+
+    @property
+    def evaluate(self) -> Path:
+        return self.stage("evaluate")
+
+    @property
+    def render(self) -> Path:
+        return self.stage("render")
+
+    @property
+    def state(self) -> Path:
+        """Live state that outlives stages: never a DVC out, never deleted by one."""
+        return self.runs / "state"
+
+    @property
+    def downloads(self) -> Path:
+        return self.state / "downloads"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "ledger.db"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.state / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.state / "mlflow-artifacts"
+
+    def study(self, study: str) -> Path:
+        """The folder of a study: checkpoints, weights, lock, logs."""
+        return self.state / "studies" / study
+
+    def trial(self, study: str, number: int) -> Path:
+        return self.study(study) / f"trial-{number:05d}"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it if the block succeeds, else vanishes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces the folder `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON with a stable layout: same value, same bytes."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

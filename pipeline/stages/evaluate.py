@@ -1,0 +1,139 @@
+"""Stage evaluate: the winner on the test images, the only stage that reads them to measure.
+
+Reads prepare/ and retrain/; writes evaluate/metrics.json.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Machine, Space
+from pipeline.paths import Paths, atomic_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.vae.model import VAE
+
+TEST_SEED = 1
+PROBE_IMAGES = 10_000
+
+
+def run(space: Space, machine: Machine, paths: Paths) -> None:
+    """Measures best, first-epoch and all seeds' weights, and the baselines beside them."""
+    import torch
+
+    from pipeline.vae.checkpoint import load_model
+    from pipeline.vae.data import load_images
+
+    torch.set_num_threads(1)  # a sum's order is part of the answer, so the threads are fixed
+    manifest = read_json(paths.prepare / "manifest.json")
+    test = load_images(paths.prepare, "test")
+    config = paths.retrain / "config.json"
+    best = load_model(paths.retrain / "model.safetensors", config)
+    first = load_model(paths.retrain / "first_epoch.safetensors", config)
+    seeds = [
+        load_model(path, config)
+        for path in sorted((paths.retrain / "seeds").glob("seed-*.safetensors"), key=_seed_number)
+    ]
+    floor = manifest["bernoulli"]["entropy_floor_nats"]["test"]
+    if space.model.likelihood != "bernoulli":
+        floor = None  # the floor of grey pixels is of this likelihood alone
+    options = space.evaluate
+    metrics = measure(best, test, options.nelbo_samples, floor)
+    if options.iw_samples:
+        metrics |= _importance_weighted(best, test, options.iw_samples)
+    if options.probe and len(manifest["classes"]) > 1:
+        metrics["probe_accuracy"] = _probe(best, paths)
+    metrics["first_epoch"] = measure(first, test, options.nelbo_samples, floor)
+    metrics["seeds"] = _over_seeds(seeds, test, options.nelbo_samples)
+    metrics["baselines"] = _baselines(best, paths)
+    metrics["test_images"] = len(test)
+    with atomic_folder(paths.evaluate) as folder:
+        write_json(folder / "metrics.json", metrics)
+
+
+def measure(vae: VAE, images: Tensor, samples: int, floor: float | None) -> dict[str, float]:
+    """The figures of one model; nelbo_nats is the sum of recon_nats and kl_nats."""
+    from pipeline.vae.measure import elbo, reconstruction_errors
+
+    parts = elbo(vae, images, TEST_SEED, samples)
+    summary = parts.summary()
+    squared, absolute = reconstruction_errors(vae, images, TEST_SEED)
+    if floor is not None:
+        summary["excess_nats"] = summary["nelbo_nats"] - floor
+    pixels = math.prod(images.shape[1:])
+    return {
+        **summary,
+        "bits_per_dim": summary["nelbo_nats"] / (pixels * math.log(2)),
+        "mse_per_pixel": float(squared.mean()),
+        "mae_per_pixel": float(absolute.mean()),
+        "active_units": parts.active_units,
+    }
+
+
+def _importance_weighted(vae: VAE, images: Tensor, samples: int) -> dict[str, float]:
+    from pipeline.vae.measure import iw_nll
+
+    return {
+        "iw_nll_nats": float(iw_nll(vae, images, TEST_SEED, samples).mean()),
+        "iw_samples": samples,
+    }
+
+
+def _over_seeds(models: list[VAE], images: Tensor, samples: int) -> dict[str, float]:
+    """The test NELBO of the winning setting over its fresh seeds."""
+    from pipeline.vae.measure import elbo
+
+    values = [elbo(vae, images, TEST_SEED, samples).summary()["nelbo_nats"] for vae in models]
+    mean = sum(values) / len(values)
+    spread: dict[str, float] = {"count": len(values), "nelbo_nats_mean": mean}
+    if len(values) > 1:
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        spread["nelbo_nats_sd"] = math.sqrt(variance)
+    return spread
+
+
+def _baselines(vae: VAE, paths: Paths) -> dict[str, float]:
+    """What costs nothing: the train-mean image, and PCA with as many components as latents."""
+    import numpy as np
+    from sklearn.decomposition import PCA
+
+    from pipeline.vae.data import load_images
+    from pipeline.vae.measure import mean_image_nelbo
+
+    train, test = load_images(paths.prepare, "train"), load_images(paths.prepare, "test")
+    flat = train.flatten(1).numpy().astype(np.float32) / 255
+    flat_test = test.flatten(1).numpy().astype(np.float32) / 255
+    pca = PCA(min(vae.latent_dim, *flat.shape), svd_solver="covariance_eigh").fit(flat)
+    restored = pca.inverse_transform(pca.transform(flat_test))
+    return {
+        "mean_image_nelbo_nats": mean_image_nelbo(vae, train, test, TEST_SEED),
+        "mean_image_mse_per_pixel": float(((flat_test - flat.mean(0)) ** 2).mean()),
+        "pca_mse_per_pixel": float(((flat_test - restored) ** 2).mean()),
+        "pca_components": int(pca.n_components_),
+    }
+
+
+def _probe(vae: VAE, paths: Paths) -> float:
+    """Test accuracy of a logistic regression on the posterior means."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from pipeline.vae.data import load_images, load_labels
+    from pipeline.vae.measure import posterior_means
+
+    def encoded(split: str, count: int | None) -> tuple[Any, Any]:
+        images = load_images(paths.prepare, split)[:count]
+        labels = load_labels(paths.prepare, split)[:count]
+        return posterior_means(vae, images, TEST_SEED).numpy(), labels.numpy()
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe.fit(*encoded("train", PROBE_IMAGES))
+    return float(probe.score(*encoded("test", None)))
+
+
+def _seed_number(path: Any) -> int:
+    return int(path.stem.removeprefix("seed-"))

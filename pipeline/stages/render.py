@@ -1,0 +1,42 @@
+"""Draws the figures and writes the report, from the files of the earlier stages alone.
+
+It runs on the CPU whatever the machine offers, so that the pictures are the same bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.config import Machine, Space
+from pipeline.figures import advice, atlas, report, style
+from pipeline.figures.inputs import read_inputs
+from pipeline.figures.trials import importance
+from pipeline.paths import Paths, atomic_folder
+from pipeline.vae.checkpoint import load_model
+
+
+def run(space: Space, machine: Machine, paths: Paths) -> None:
+    """Writes paths.render: a PNG for every figure and report.html, all or nothing."""
+    torch.set_num_threads(1)  # t-SNE makes another rounding of a sum visible
+    inputs = read_inputs(paths, space.searched)
+    record = paths.retrain / "config.json"
+    first = load_model(paths.retrain / "first_epoch.safetensors", record)
+    best = load_model(paths.retrain / "model.safetensors", record)
+    ranking = importance(inputs.trials, space.searched)
+    with style.applied():
+        rooms = atlas.gallery(space.render, inputs, first, best)
+        sections = atlas.sections(space, inputs, ranking, rooms)
+    tips = advice.advise(
+        inputs.trials,
+        inputs.candidates,
+        space.searched,
+        ranking,
+        inputs.best.get("number"),
+        space.search.epochs,
+    )
+    page = report.build(space, inputs, sections, tips)
+    with atomic_folder(paths.render) as folder:
+        for plate in (plate for plates in sections.values() for plate in plates):
+            if isinstance(plate.content, bytes):
+                (folder / f"{plate.name}.png").write_bytes(plate.content)
+        (folder / "report.html").write_text(page, encoding="utf-8")

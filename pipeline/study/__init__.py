@@ -1,0 +1,1 @@
+"""The search: what is tried, what is pruned, who works on what. Knows no torch."""

@@ -1,0 +1,81 @@
+"""What makes trials comparable: the identity of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Space
+from pipeline.hyperparameters import Hyperparameters, Value
+from pipeline.seeds import digest
+
+# Raise it when a change of the code changes what a trial computes: every study then forks.
+TRAINING_SEMANTICS = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """A series of trials whose results may be compared with each other."""
+
+    id: str
+    kind: str  # search: proposed parameters; candidate: one setting on several seeds
+    budget: int
+    parallelism: int
+    epochs: int
+    spec: dict[str, Any]
+
+
+def search_study(space: Space, data_sha256: str) -> Study:
+    """The study of a sweep. Its identity leaves the number of trials out: more trials extend it."""
+    search = space.search.model_dump(exclude={"fallback"})
+    budget = search.pop("trials")
+    spec = {
+        **_common(space, data_sha256),
+        "fixed": _settled(space),
+        "searched": {name: domain.model_dump() for name, domain in space.searched.items()},
+        "search": search,
+    }
+    id_ = f"{space.name}-{digest(spec)[:12]}"
+    return Study(id_, "search", budget, space.search.parallelism, space.search.epochs, spec)
+
+
+def candidate_study(space: Space, data_sha256: str, parameters: dict[str, Value]) -> Study:
+    """The runs of one candidate: trial n is fresh seed n."""
+    spec = {
+        **_common(space, data_sha256),
+        "parameters": parameters,
+        "epochs": space.retrain.epochs,
+        "seed": space.search.seed,
+    }
+    id_ = f"{space.name}-{digest(spec)[:12]}"
+    return Study(id_, "candidate", space.retrain.seeds, space.retrain.seeds,
+                 space.retrain.epochs, spec)  # fmt: skip
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two specifications, as `key: old → new`."""
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += changes(before, after, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}: {before} → {after}")
+    return found
+
+
+def _common(space: Space, data_sha256: str) -> dict[str, Any]:
+    return {
+        "training_semantics": TRAINING_SEMANTICS,
+        "data": data_sha256,
+        "model": space.model.model_dump(),
+    }
+
+
+def _settled(space: Space) -> dict[str, Value]:
+    """Every hyperparameter that is not searched, with the defaults spelled out."""
+    settled = {name: f.get_default() for name, f in Hyperparameters.model_fields.items()}
+    settled.update(space.fixed)
+    return {name: value for name, value in settled.items() if name not in space.searched}

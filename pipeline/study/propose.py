@@ -1,0 +1,176 @@
+"""Proposals: the parameters of trial n as a pure function of what came before.
+
+They depend on the space, the study's seed, n, and the finished trials ≤ n - parallelism alone, so
+the outcome of a search is the same on any number of workers. An in-memory Optuna study is played
+forward: trials ≤ n - parallelism with their results, the later ones as still running (their
+parameters are such functions too), then asked by a sampler whose seed is drawn from (seed, n). A
+sampler that lived longer would depend on which proposals its own process happened to make, and
+one that is built anew with the study's seed would repeat its draws.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from pipeline.config import Search
+from pipeline.hyperparameters import Choices, Domain, Value, grid
+from pipeline.seeds import derive_seed
+from pipeline.study.history import History
+from pipeline.study.ledger import Trial
+
+
+class Proposer:
+    """Proposes the parameters of trials, best in the order of their numbers."""
+
+    def __init__(self, searched: dict[str, Domain], search: Search, history: History):
+        self._searched = searched
+        self._search = search
+        self._history = history
+        self._cells: list[dict[str, Value]] | None = None
+        self._study: Any = None
+        self._told = 0  # trials < _told have their results in the study
+
+    def propose(self, number: int) -> dict[str, Value]:
+        """The searched parameters of trial `number`; conditional ones only where they exist."""
+        if not self._searched:
+            return {}
+        if self._search.sampler == "grid":
+            return self._grid_cell(number)
+        if self._search.sampler == "random":
+            return self._ask(_new_study(self._search), number)
+        return self._play_to(number)
+
+    def _grid_cell(self, number: int) -> dict[str, Value]:
+        if self._cells is None:
+            self._cells = list(grid(self._searched))
+            random.Random(derive_seed(self._search.seed, "grid")).shuffle(self._cells)
+        return self._cells[number]
+
+    def _play_to(self, number: int) -> dict[str, Value]:
+        if self._study is None or len(self._study.trials) > number:
+            self._study, self._told = _new_study(self._search), 0
+        known = len(self._study.get_trials(deepcopy=False))
+        horizon = number - self._search.parallelism  # the last trial whose result may be used
+        proposed = self._proposed(known, number)
+        for earlier in range(known, number):
+            self._tell_to(earlier - self._search.parallelism)
+            self._add(earlier, proposed.get(earlier))
+        self._tell_to(horizon)
+        return self._ask(self._study, number)
+
+    def _proposed(self, first: int, end: int) -> dict[int, dict[str, Value]]:
+        """What the ledger knows of the parameters of trials first..end-1."""
+        if self._search.sampler == "cmaes":
+            return {}  # its state lives in its own asks, so all of them are played again
+        finished_to = max(end - self._search.parallelism, first - 1)
+        rows = [
+            *self._history.finished(first, finished_to),
+            *self._history.running(finished_to + 1, end - 1),
+        ]
+        return {row.number: row.parameters for row in rows if row.parameters is not None}
+
+    def _add(self, number: int, parameters: dict[str, Value] | None) -> None:
+        import optuna
+
+        if parameters is None:  # its worker has not got to it: the same function, played here
+            self._ask(self._study, number)
+            return
+        distributions = {
+            name: distribution(self._searched[name])
+            for name in self._searched
+            if name in parameters
+        }
+        encoded = {name: _encode(self._searched[name], parameters[name]) for name in distributions}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING, params=encoded, distributions=distributions
+            )
+        )
+
+    def _tell_to(self, last: int) -> None:
+        if last < self._told:
+            return
+        for trial in self._history.finished(self._told, last):
+            self._tell(trial)
+        self._told = last + 1
+
+    def _tell(self, trial: Trial) -> None:
+        import optuna
+
+        state = optuna.trial.TrialState
+        if trial.state == "failed":
+            self._study.tell(trial.number, state=state.FAIL)
+        elif trial.state == "complete":
+            assert trial.result is not None
+            self._study.tell(trial.number, [trial.result[key] for key in self._search.objectives])
+        else:
+            frozen = self._study.get_trials(deepcopy=False)[trial.number]
+            last = trial.curve[-1]
+            optuna.trial.Trial(self._study, frozen._trial_id).report(
+                last["nelbo_nats"], last["epoch"]
+            )
+            self._study.tell(trial.number, state=state.PRUNED)
+
+    def _ask(self, study: Any, number: int) -> dict[str, Value]:
+        study.sampler = _sampler(self._search, number)
+        trial = study.ask()
+        chosen: dict[str, Value] = {}
+        for name, domain in self._searched.items():
+            if domain.active(chosen):
+                chosen[name] = _suggest(trial, name, domain)
+        return chosen
+
+
+def distribution(domain: Domain) -> Any:
+    """The Optuna distribution of a domain; choices of any type go by their JSON text."""
+    import optuna
+
+    if isinstance(domain, Choices):
+        texts = [json.dumps(choice) for choice in domain.choices]
+        return optuna.distributions.CategoricalDistribution(texts)
+    if domain.integer:
+        return optuna.distributions.IntDistribution(
+            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return optuna.distributions.FloatDistribution(
+        domain.low, domain.high, log=domain.log, step=domain.step
+    )
+
+
+def _encode(domain: Domain, value: Value) -> Any:
+    return json.dumps(value) if isinstance(domain, Choices) else value
+
+
+def _suggest(trial: Any, name: str, domain: Domain) -> Value:
+    if isinstance(domain, Choices):
+        texts = [json.dumps(choice) for choice in domain.choices]
+        return json.loads(trial.suggest_categorical(name, texts))
+    if domain.integer:
+        return trial.suggest_int(
+            name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
+        )
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _new_study(search: Search) -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(directions=["minimize"] * len(search.objectives))
+
+
+def _sampler(search: Search, number: int) -> Any:
+    import optuna
+
+    seed = derive_seed(search.seed, "propose", number) % 2**32
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=search.startup_trials)
+    if search.sampler == "cmaes":
+        return optuna.samplers.CmaEsSampler(
+            seed=seed, n_startup_trials=search.startup_trials, warn_independent_sampling=False
+        )
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)

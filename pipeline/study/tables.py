@@ -1,0 +1,78 @@
+"""A study as tables: no times and no host names, so that equal studies give equal bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.study.ledger import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVE_COLUMNS = (
+    "nelbo_nats",
+    "recon_nats",
+    "kl_nats",
+    "train_nelbo_nats",
+    "train_recon_nats",
+    "train_kl_nats",
+    "lr",
+    "active_units",
+)
+
+
+def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
+    """One row a trial: outcome first, then one column per searched hyperparameter."""
+    import pandas as pd
+
+    rows = []
+    for trial in trials:
+        result = trial.result or {}
+        parameters = trial.parameters or {}
+        row: dict[str, Any] = {"number": trial.number, "state": trial.state}
+        for name in ("nelbo_nats", "recon_nats", "kl_nats"):
+            row[name] = result.get(name)
+        row["epochs"] = len(trial.curve)
+        row["best_epoch"] = result.get("best_epoch")
+        row["reason"] = (trial.reason or "").splitlines()[0] if trial.reason else None
+        row |= {name: cell(parameters.get(name)) for name in searched}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["best_epoch"] = table["best_epoch"].astype("Int64")
+    return table
+
+
+def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row a trial and epoch."""
+    import pandas as pd
+
+    rows = [
+        {"number": trial.number, **epoch_row(record)} for trial in trials for record in trial.curve
+    ]
+    return pd.DataFrame(rows, columns=["number", "epoch", *CURVE_COLUMNS])
+
+
+def epoch_row(record: dict[str, Any]) -> dict[str, Any]:
+    """The columns of an epoch."""
+    return {"epoch": record["epoch"], **{name: record[name] for name in CURVE_COLUMNS}}
+
+
+def cell(value: Any) -> Any:
+    """A value as a table holds it: lists as JSON text."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def pareto_front(complete: Sequence[Trial], objectives: Sequence[str]) -> list[int]:
+    """The numbers of the trials that no other one equals or betters in all objectives."""
+    points = {t.number: [t.result[key] for key in objectives] for t in complete if t.result}
+
+    def dominated(number: int) -> bool:
+        mine = points[number]
+        return any(
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+            for other in points.values()
+        )
+
+    return [number for number in points if not dominated(number)]

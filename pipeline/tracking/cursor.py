@@ -1,0 +1,81 @@
+"""What a store is known to hold already.
+
+The cursor only saves work. Without it, or when it belongs to another store, the mirror finds its
+runs by their tags and sends everything again, which MLflow stores once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.paths import read_json, write_json
+from pipeline.seeds import digest
+from pipeline.tracking.run import Metric
+
+UNKNOWN = ""
+
+
+@dataclass
+class Sent:
+    """What one MLflow run is known to hold. Digests stand for the values."""
+
+    run_id: str
+    deleted: bool = False  # somebody deleted it in MLflow, so it is left alone
+    params: str = UNKNOWN
+    tags: str = UNKNOWN
+    dataset: str = UNKNOWN
+    metrics: int = 0  # the first so many finite points of the record
+    curve: str = UNKNOWN  # digest of those
+    status: str = "RUNNING"
+    end_ms: int | None = None
+    artifacts: dict[str, str] = field(default_factory=dict)  # path in the run -> digest
+
+
+@dataclass
+class Log:
+    """One experiment: which one it is, and its runs by key."""
+
+    experiment_id: str
+    created_ms: int  # tells a store from a later one at the same address
+    runs: dict[str, Sent] = field(default_factory=dict)
+
+
+def load(path: Path) -> dict[str, Log]:
+    """The experiments by name; none if there is no cursor or another version wrote it."""
+    try:
+        return {name: _log(raw) for name, raw in read_json(path).items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def save(path: Path, logs: dict[str, Log]) -> None:
+    """Replaces the cursor."""
+    write_json(path, {name: asdict(log) for name, log in logs.items()})
+
+
+def short_digest(value: Any) -> str:
+    """64 bits of the SHA-256 of a JSON value."""
+    return digest(value)[:16]
+
+
+NONE_SENT = short_digest({})
+
+
+def curve_digest(metrics: list[Metric]) -> str:
+    return short_digest([[m.key, m.value, m.step, m.timestamp_ms] for m in metrics])
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _log(raw: dict[str, Any]) -> Log:
+    return Log(
+        experiment_id=raw["experiment_id"],
+        created_ms=raw["created_ms"],
+        runs={key: Sent(**sent) for key, sent in raw["runs"].items()},
+    )

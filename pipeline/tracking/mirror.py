@@ -1,0 +1,179 @@
+"""Records -> MLflow runs, each exactly once, however often and wherever it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.tracking import cursor
+from pipeline.tracking.cursor import NONE_SENT, Log, Sent
+from pipeline.tracking.run import Run
+from pipeline.tracking.send import send_artifacts, send_dataset, send_status, send_values
+from pipeline.tracking.store import MirrorUnavailable, connect, mask, outages
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, RunInfo
+    from mlflow.tracking import MlflowClient
+
+KEY_TAG = "vae_pipeline.key"
+PAGE = 200  # runs of one search answer, which must arrive within the HTTP timeout
+LOCK_SECONDS = 10
+
+
+@dataclass
+class Report:
+    """What one sync sent, and the MLflow run of every record."""
+
+    created: int = 0
+    metrics: int = 0
+    artifacts: int = 0
+    run_ids: dict[str, str] = field(default_factory=dict)  # key -> MLflow's run id
+
+
+class Mirror:
+    """Keeps one MLflow store equal to the records, from one or several processes of a host.
+
+    Nothing happens before the first `sync`, not even the import of MLflow.
+    """
+
+    def __init__(self, uri: str, artifact_root: Path | None, cursor: Path) -> None:
+        """`artifact_root` is None where a server keeps the artifacts; `cursor` is a state file."""
+        self._uri = uri
+        self._artifact_root = artifact_root
+        self._cursor = cursor
+        self._verified: set[str] = set()  # experiments whose runs this object has looked up
+
+    def sync(self, experiment: str, runs: Iterable[Run]) -> Report:
+        """Sends what the store lacks. Parents come before their children, now or earlier.
+
+        Raises MirrorUnavailable when the store fails; what was sent is remembered, and the next
+        call goes on from there.
+        """
+        from filelock import FileLock
+
+        report = Report()
+        self._cursor.parent.mkdir(parents=True, exist_ok=True)
+        with outages(self._uri), FileLock(f"{self._cursor}.lock", timeout=LOCK_SECONDS):
+            client = connect(self._uri)
+            logs = cursor.load(self._cursor)
+            try:
+                log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
+                for run in runs:
+                    _mirror(client, log, run, report)
+            except BaseException:
+                self._verified.discard(experiment)  # a run may exist that we did not hear of
+                raise
+            finally:
+                cursor.save(self._cursor, logs)
+        return report
+
+    def _open(self, client: MlflowClient, name: str, known: Log | None) -> Log:
+        """What the store holds of the experiment, which is created if it is absent."""
+        found = self._experiment(client, name)
+        log = Log(found.experiment_id, found.creation_time or 0)
+        if known and (known.experiment_id, known.created_ms) == (log.experiment_id, log.created_ms):
+            log.runs = known.runs
+        if name not in self._verified:
+            log.runs = _reconciled(log.runs, _find(client, log.experiment_id))
+            self._verified.add(name)
+        return log
+
+    def _experiment(self, client: MlflowClient, name: str) -> Experiment:
+        location = (self._artifact_root / name).as_uri() if self._artifact_root else None
+        found = _get_or_create(client, name, location)
+        if found.lifecycle_stage != "active":
+            raise MirrorUnavailable(
+                f"the MLflow experiment {name} is deleted: bring it back with `mlflow experiments"
+                f" restore --experiment-id {found.experiment_id}`"
+            )
+        if location and found.artifact_location != location:
+            raise MirrorUnavailable(
+                f"the MLflow store at {mask(self._uri)} keeps the artifacts of {name} in"
+                f" {found.artifact_location}, but they belong in {location}: delete the store (the"
+                " next sync rebuilds it), or move the folder back"
+            )
+        return found
+
+
+def _mirror(client: MlflowClient, log: Log, run: Run, report: Report) -> None:
+    if run.parent is not None and run.parent not in log.runs:
+        raise ValueError(f"run {run.key} comes before its parent {run.parent}")
+    if run.key not in log.runs:
+        log.runs.update(_find(client, log.experiment_id, run.key))
+    if run.key not in log.runs:
+        # the tag comes with the run, so no run ever exists without its identity
+        created = client.create_run(log.experiment_id, run.start_ms, {KEY_TAG: run.key}, run.name)
+        log.runs[run.key] = Sent(created.info.run_id, params=NONE_SENT)
+        report.created += 1
+    sent = log.runs[run.key]
+    report.run_ids[run.key] = sent.run_id
+    if not sent.deleted:
+        parent_id = log.runs[run.parent].run_id if run.parent is not None else None
+        report.metrics += send_values(client, run, sent, parent_id)
+        send_dataset(client, run, sent)
+        report.artifacts += send_artifacts(client, run, sent)
+        send_status(client, run, sent)
+
+
+def _get_or_create(client: MlflowClient, name: str, location: str | None) -> Experiment:
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        return found
+    try:
+        return client.get_experiment(client.create_experiment(name, location))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)  # another host was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return found
+
+
+def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> dict[str, Sent]:
+    """Our runs in the store by key, all or one, deleted ones too.
+
+    Two hosts, or a server that answered too late, can have created a run twice: everyone keeps
+    the one with the smallest id and deletes the others.
+    """
+    from mlflow.entities import ViewType
+
+    condition = f"tags.`{KEY_TAG}` LIKE '%'" if key is None else f"tags.`{KEY_TAG}` = '{key}'"
+    found: dict[str, Sent] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], condition, ViewType.ALL, PAGE, None, token)
+        for run in page:
+            _add(client, found, run.data.tags[KEY_TAG], _unknown(run.info))
+        token = page.token
+        if not token:
+            return found
+
+
+def _unknown(info: RunInfo) -> Sent:
+    """A run of which nothing is known but its status, so that all is sent again."""
+    deleted = info.lifecycle_stage != "active"
+    return Sent(info.run_id, deleted=deleted, status=info.status, end_ms=info.end_time)
+
+
+def _add(client: MlflowClient, found: dict[str, Sent], key: str, sent: Sent) -> None:
+    first = found.setdefault(key, sent)
+    if first is sent or sent.deleted:
+        return
+    keep, drop = sorted((first, sent), key=lambda each: (each.deleted, each.run_id))
+    found[key] = keep
+    if not drop.deleted:
+        client.delete_run(drop.run_id)
+
+
+def _reconciled(known: dict[str, Sent], found: dict[str, Sent]) -> dict[str, Sent]:
+    """The runs found, with what is known of them."""
+    return {
+        key: known[key] if key in known and _same(known[key], sent) else sent
+        for key, sent in found.items()
+    }
+
+
+def _same(known: Sent, found: Sent) -> bool:
+    return (known.run_id, known.deleted) == (found.run_id, found.deleted)

@@ -1,0 +1,1 @@
+"""Variational autoencoders in torch: data, models, likelihoods, training and measuring."""

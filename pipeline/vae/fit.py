@@ -1,0 +1,196 @@
+"""One training: an epoch at a time, interruptible, and bit for bit the same however often.
+
+A training is a pure function of (images, config, seed, epochs): shuffles and noise are drawn from
+(seed, epoch), so nothing but the state after an epoch is needed to go on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.seeds import derive_seed
+from pipeline.vae.measure import binarize, elbo, pixels
+from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
+from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
+
+VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
+
+
+class Diverged(Exception):
+    """The loss is no longer finite."""
+
+
+class Training:
+    """The training of one VAE.
+
+    `records` holds one dict an epoch: epoch, the validation nelbo_nats = recon_nats + kl_nats, the
+    same of the training images (train_*), lr, kl_weight, active_units, kl_per_dim, mu_std,
+    log_var_mean.
+    """
+
+    def __init__(
+        self,
+        train: Tensor,
+        validation: Tensor,
+        config: dict[str, Any],
+        seed: int,
+        epochs: int,
+        device: torch.device | str = "cpu",
+        channels_last: bool = True,
+    ):
+        """Images are uint8 (n, C, H, W) on `device`; config holds every hyperparameter."""
+        self.config = config
+        self.epochs = epochs
+        self.seed = seed
+        self.device = torch.device(device)
+        self._train, self._validation = train, validation
+        shape = (train.shape[1], train.shape[2], train.shape[3])
+        self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
+        self._memory_format = torch.contiguous_format
+        if config["family"] != "mlp" and channels_last:
+            self._memory_format = torch.channels_last
+            self.vae.to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.vae, config)
+        self.records: list[dict[str, Any]] = []
+        self.best_epoch = 0  # 0: none yet
+        self.best_weights: dict[str, Tensor] = {}
+        self.plateau = Plateau(config)
+        self.first_weights: dict[str, Tensor] = {}
+        self._best_value = math.inf
+        self._waited = 0
+
+    @property
+    def first_epoch_that_counts(self) -> int:
+        """The first epoch after the KL warm-up, from which best weights and stopping count."""
+        return kl_warmup_end(self.config, self.epochs) + 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent or early stopping has struck."""
+        patience = self.config["patience"]
+        stopped = patience is not None and self._waited > 0 and self._waited >= patience
+        return len(self.records) >= self.epochs or stopped
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch (from 1) whose weights are the training's result."""
+        return self.best_epoch if self.config["restore_best"] and self.best_epoch else len(
+            self.records
+        )  # fmt: skip
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """The weights after `kept_epoch`."""
+        return self.vae.state_dict() if self.kept_epoch == len(self.records) else self.best_weights
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Trains one epoch, measures, and returns its record. Raises Diverged."""
+        epoch = len(self.records) + 1
+        sums = self._train_epoch(epoch)
+        recon, kl = (sums / len(self._train)).tolist()  # the only wait for the device in an epoch
+        if not math.isfinite(recon + kl):
+            raise Diverged(f"the training loss is not finite in epoch {epoch}")
+        measured = elbo(self.vae, self._validation, VALIDATION_SEED)
+        record = {
+            "epoch": epoch,
+            **measured.summary(),
+            "train_nelbo_nats": recon + kl,
+            "train_recon_nats": recon,
+            "train_kl_nats": kl,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "active_units": measured.active_units,
+            "kl_per_dim": [round(v, 4) for v in measured.kl_per_dim.tolist()],
+            "mu_std": measured.mu_std,
+            "log_var_mean": measured.log_var_mean,
+        }
+        if not math.isfinite(record["nelbo_nats"]):
+            raise Diverged(f"the validation NELBO is not finite in epoch {epoch}")
+        self.records.append(record)
+        self._judge(record)
+        return record
+
+    def early_stopping_state(self) -> list[float]:
+        """What `_judge` has seen, for a checkpoint."""
+        return [self.best_epoch, self._best_value, self._waited]
+
+    def restore_early_stopping(self, state: list[float]) -> None:
+        self.best_epoch, self._best_value, self._waited = int(state[0]), state[1], int(state[2])
+
+    def _train_epoch(self, epoch: int) -> Tensor:
+        """One pass over the training images; the (2,) sums of recon and KL in nats, float64."""
+        vae, batch_size = self.vae.train(), self.config["batch_size"]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
+        count = len(self._train)
+        order = torch.randperm(count, generator=generator).to(self.device)
+        noise = torch.randn(count, vae.latent_dim, generator=generator).to(self.device)
+        steps = math.ceil(count / batch_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for step in range(steps):
+            batch = slice(step * batch_size, (step + 1) * batch_size)
+            x = pixels(self._train[order[batch]])  # (batch, C, H, W)
+            if vae.likelihood.binarizes:
+                x = binarize(x, generator)
+            sums += self._step(x, noise[batch], (epoch - 1) * steps + step, steps)
+        vae.likelihood.end_epoch()
+        return sums
+
+    def _step(self, x: Tensor, eps: Tensor, step: int, steps_an_epoch: int) -> Tensor:
+        total = steps_an_epoch * self.epochs
+        lr = self.config["lr"] * self.plateau.factor * lr_factor(self.config, step, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        weight = kl_weight(self.config, step, total, steps_an_epoch)
+        x = x.contiguous(memory_format=self._memory_format)
+        mu, log_var = self.vae.encode(x)
+        recon = self.vae.likelihood.nll(
+            self.vae.decode(reparameterize(mu, log_var, eps)), x
+        ).sum()  # fmt: skip
+        kl = kl_per_dim(mu, log_var).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        ((recon + weight * kl) / len(x)).backward()
+        self.optimizer.step()
+        return torch.stack([recon.detach(), kl.detach()])
+
+    def _judge(self, record: dict[str, Any]) -> None:
+        """Best weights, early stopping and the plateau schedule, after the KL warm-up."""
+        epoch = record["epoch"]
+        if epoch == 1:
+            self.first_weights = _copy(self.vae.state_dict())
+        if epoch < self.first_epoch_that_counts:
+            return
+        value = record["nelbo_nats" if self.config["monitor"] == "total" else "recon_nats"]
+        if self.config["schedule"] == "plateau":
+            self.plateau.observe(value)
+        if value < self._best_value - self.config["min_delta"]:
+            self._best_value, self._waited, self.best_epoch = value, 0, epoch
+            self.best_weights = _copy(self.vae.state_dict())
+        else:
+            self._waited += 1
+
+
+def make_optimizer(vae: VAE, config: dict[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer of the configuration, fused where torch has a fused one."""
+    parameters, lr, decay = vae.parameters(), config["lr"], config["weight_decay"]
+    kind, momentum = config["optimizer"], config["momentum"]
+    if kind == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=True)
+    if kind == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+    if kind == "adamax":
+        return torch.optim.Adamax(parameters, lr=lr, weight_decay=decay, foreach=True)
+    if kind == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=True
+        )
+    if kind == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=True
+        )
+    raise ValueError(f"unknown optimizer {kind!r}")
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
