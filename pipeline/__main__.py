@@ -68,7 +68,9 @@ def check(name: Name) -> None:
 
 
 @app.command()
-def status(name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None) -> None:
+def status(
+    name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
+) -> None:
     """What the studies have done and who works on what."""
     from pipeline.config import load_machine
     from pipeline.describe import status_text

@@ -7,46 +7,51 @@ machine.yaml or the environment.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from pipeline.hyperparameters import Domain, Hyperparameters, Value, grid, parse_parameters
+from pipeline.hyperparameters import Domain, Hyperparameters, Value, grid
+from pipeline.parameters import parse_parameters
+from pipeline.validation import explain, read_yaml, show
 
 KNOWN_DATA = ("fashion-mnist", "mnist", "digits")
 OWN_DATA = ("npz", "images", "pickle")
-LIKELIHOODS = (
-    "bernoulli",
-    "binarized",
-    "gaussian",
-    "laplace",
-    "continuous_bernoulli",
-    "discretized_logistic",
-)
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+ENVIRONMENT = {  # what overrides a key of machine.yaml
+    "MLFLOW_TRACKING_URI": "tracking",
+    "PIPELINE_STORAGE": "storage",
+    "PIPELINE_WORKERS": "workers",
+}
+MAX_CELLS = 100_000
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Validation(_Section):
     """How the validation images are split off the training images."""
 
     fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images")
-    seed: int = Field(42, ge=0, description="seed of the split")
+    seed: Seed = Field(42, description="seed of the split")
 
 
 class TestSplit(_Section):
     """How test images are split off a data set that has none of its own."""
 
     fraction: float = Field(0.2, gt=0, lt=1, description="share of all images")
-    seed: int = Field(0, ge=0, description="seed of the split")
+    seed: Seed = Field(0, description="seed of the split")
 
 
 class Data(_Section):
@@ -98,18 +103,18 @@ class Search(_Section):
     """The study: how trials are proposed, pruned and compared."""
 
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
-    startup_trials: int = Field(10, ge=1, description="random draws before the sampler learns")
+    startup_trials: Count = Field(10, description="random draws before the sampler learns")
     pruner: Literal["none", "median", "percentile", "successive_halving", "hyperband"] = "median"
     percentile: float = Field(25.0, gt=0, lt=100, description="percentile: the share that goes on")
     reduction_factor: int = Field(3, ge=2, description="halving: one in so many goes on")
-    min_epochs: int = Field(1, ge=1, description="no pruning before so many epochs")
-    min_trials: int = Field(4, ge=1, description="no pruning before so many comparable trials")
-    trials: int = Field(20, ge=1, description="budget; raising it extends the study")
-    epochs: int = Field(5, ge=1, description="epochs a trial at most")
-    parallelism: int = Field(
-        4, ge=1, description="a proposal sees the trials up to number - parallelism; workers ≤ it"
+    min_epochs: Count = Field(1, description="no pruning before so many epochs")
+    min_trials: Count = Field(4, description="no pruning before so many comparable trials")
+    trials: Count = Field(20, description="budget; raising it extends the study")
+    epochs: Count = Field(5, description="epochs a trial at most")
+    parallelism: Count = Field(
+        4, description="a proposal sees the trials up to number - parallelism; workers ≤ it"
     )
-    seed: int = Field(0, ge=0, description="seed of proposals, weights, shuffles and noise")
+    seed: Seed = Field(0, description="seed of proposals, weights, shuffles and noise")
     objectives: Annotated[list[Objective], Field(min_length=1, max_length=2)] = Field(
         default=["nelbo_nats"],
         description="[nelbo_nats], or [kl_nats, recon_nats] for a rate-distortion sweep",
@@ -134,19 +139,21 @@ class Retrain(_Section):
     """The best candidates on fresh seeds."""
 
     top: int = Field(2, ge=1, le=20, description="candidates")
-    seeds: int = Field(3, ge=1, description="fresh seeds a candidate")
-    epochs: int = Field(20, ge=1, description="epochs a run at most")
+    seeds: Count = Field(3, description="fresh seeds a candidate")
+    epochs: Count = Field(20, description="epochs a run at most")
 
 
 class Evaluate(_Section):
     """The test set, once."""
 
-    nelbo_samples: int = Field(10, ge=1, description="posterior samples an image for the NELBO")
-    iw_samples: int = Field(100, ge=0, description="samples K of the importance-weighted bound")
+    nelbo_samples: Count = Field(10, description="posterior samples an image for the NELBO")
+    iw_samples: int = Field(
+        100, ge=0, le=1_000_000, description="samples K of the importance-weighted bound"
+    )
     probe: bool = Field(True, description="linear probe: logistic regression on posterior means")
-    anomaly: list[str] = Field(
+    anomaly: list[Literal["fashion-mnist", "mnist"]] = Field(
         default=[],
-        description="AUROC of the per-image NELBO against these sets: `mnist`, `fashion-mnist`",
+        description="AUROC of the per-image NELBO against these sets",
     )
 
 
@@ -162,8 +169,10 @@ class Render(_Section):
     traversal_range: float = Field(3.0, gt=0)
     grid_side: int = Field(15, ge=2, le=50, description="side of the decoded latent grid")
     grid_range: float = Field(3.0, gt=0, description="the grid spans [-range, range]²")
-    smoothing: int = Field(7, ge=1, description="window of the moving average of the curves")
-    uncertainty_decodes: int = Field(64, ge=2, description="stochastic decodes a variance map")
+    smoothing: Count = Field(7, description="window of the moving average of the curves")
+    uncertainty_decodes: int = Field(
+        64, ge=2, le=10_000, description="stochastic decodes a variance map"
+    )
 
 
 class Space(_Section):
@@ -187,41 +196,55 @@ class Space(_Section):
 class Machine(_Section):
     """machine.yaml: where and how fast. Nothing here changes a byte of an output."""
 
-    workers: int | None = Field(None, ge=1, description="worker processes (default: the cores)")
+    workers: Count | None = Field(None, description="worker processes (default: the cores)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     data_mirror: str | None = Field(None, description="folder NAME/FILE to look for data in first")
     storage: str | None = Field(None, description="SQLAlchemy URL of the ledger (default: SQLite)")
-    tracking: str | None = Field(None, description="MLflow URI (default: SQLite); `none`: no MLflow")
+    tracking: str | None = Field(
+        None, description="MLflow URI (default: SQLite); `none`: no MLflow"
+    )
+
+    @model_validator(mode="after")
+    def _known_device(self) -> Machine:
+        if not DEVICE.fullmatch(self.device):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, but got {self.device!r}")
+        return self
 
 
 def load_space(root: Path, name: str) -> Space:
     """Reads and validates search_spaces/NAME.yaml. Raises UserError."""
     folder = root / "search_spaces"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = space_names(root)
     if not NAME.fullmatch(name):
         raise UserError(
-            f"a sweep's name is lower-case letters, digits, `-` and `_`, but got {name!r}"
+            "a sweep's name is lower-case letters, digits, `-` and `_` (at most 64), but got"
+            f" {name!r}"
         )
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"search_spaces/{name}.yaml does not exist: {hint}there are {', '.join(known) or 'none'}"
-            f" in {folder}"
+            f"search_spaces/{name}.yaml does not exist: {hint}there are"
+            f" {', '.join(known) or 'none'} in {folder}"
         )
     where = f"search_spaces/{name}.yaml"
     return parse_space(name, read_yaml(folder / f"{name}.yaml", where), where)
 
 
+def space_names(root: Path) -> list[str]:
+    """The sweeps of a checkout."""
+    return sorted(path.stem for path in (root / "search_spaces").glob("*.yaml"))
+
+
 def parse_space(name: str, raw: dict[str, Any], where: str) -> Space:
     """The validated sweep of a file's content; `where` names the file in errors."""
     raw = dict(raw)
-    parameters = raw.pop("parameters", None) or {}
+    parameters = raw.pop("parameters", {})
     for key in ("name", "fixed", "searched"):
         if key in raw:
-            raise UserError(_unknown_key(where, (key,)))
+            raise UserError(_unknown_key(Space, (key,), where))
     if not isinstance(parameters, dict):
-        raise UserError(f"{where}: parameters: must be a mapping, but got {parameters!r}")
+        raise UserError(f"{where}: parameters: must be a mapping, but got {show(parameters)}")
     try:
         fixed, searched = parse_parameters(parameters)
     except ValueError as error:
@@ -235,71 +258,48 @@ def load_machine(root: Path) -> Machine:
     """Reads machine.yaml (absent is fine) and the environment over it. Raises UserError."""
     path = root / "machine.yaml"
     raw = read_yaml(path, "machine.yaml") if path.exists() else {}
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        raw["tracking"] = uri
-    if url := os.environ.get("PIPELINE_STORAGE"):
-        raw["storage"] = url
-    if workers := os.environ.get("PIPELINE_WORKERS"):
-        raw["workers"] = int(workers) if workers.isdigit() else workers
+    for variable, key in ENVIRONMENT.items():
+        if text := os.environ.get(variable):
+            value: int | str = text
+            if key == "workers":
+                with suppress(ValueError):  # what is no number is refused below
+                    value = int(text)
+            _validated(Machine, {key: value}, f"environment variable {variable}")
+            raw[key] = value
     return _validated(Machine, raw, "machine.yaml")
-
-
-def read_yaml(path: Path, where: str) -> dict[str, Any]:
-    """The mapping in a YAML file; a key given twice is an error. Raises UserError."""
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"{where}: is not valid YAML: {detail}") from None
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read: {error.strerror}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{where}: must be a mapping of sections, but got {type(raw).__name__}")
-    return raw
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _validated(model: type[Any], raw: dict[str, Any], where: str) -> Any:
     try:
         return model(**raw)
     except ValidationError as error:
-        raise UserError(_one_line(error.errors()[0], where)) from None
+        raise UserError(_one_line(model, error, where)) from None
 
 
-def _one_line(error: Any, where: str) -> str:
-    location = tuple(part for part in error["loc"] if isinstance(part, str | int))
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(where, location)
-    key = ".".join(str(part) for part in location if not str(part).startswith(("float", "literal")))
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
+def _one_line(model: type[Any], error: ValidationError, where: str) -> str:
+    first, *others = error.errors()
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(model, first["loc"], where)
+    key = _key(first)
+    if first["type"] == "missing":
         return f"{where}: {key}: is required: add it"
-    if error["type"] == "value_error":
-        return f"{where}: {key + ': ' if key else ''}{message}"
-    return f"{where}: {key}: {message}, but got {error['input']!r}"
+    same = [other for other in others if _key(other) == key]
+    return f"{where}: {key + ': ' if key else ''}{explain(first, *same)}"
 
 
-def _unknown_key(where: str, location: tuple[str | int, ...]) -> str:
-    model: Any = Machine if where == "machine.yaml" else Space
+def _key(detail: Any) -> str:
+    # Pydantic names the alternatives of a union too.
+    names = (str(part) for part in detail["loc"])
+    return ".".join(name for name in names if not name.startswith(("float", "literal[")))
+
+
+def _unknown_key(model: Any, location: tuple[str | int, ...], where: str) -> str:
     for part in location[:-1]:
         model = model.model_fields[part].annotation
-    valid = [name for name in model.model_fields if name not in ("name", "fixed", "searched")]
+    valid = list(model.model_fields)
     if model is Space:
-        valid.append("parameters")
-    elif model is Data:
-        valid.append("name")
-    bad = str(location[-1])
-    near = difflib.get_close_matches(bad, valid, n=1)
+        valid = ["data", "model", "parameters", *valid[valid.index("search") :]]
+    near = difflib.get_close_matches(str(location[-1]), valid, n=1)
     hint = f"did you mean `{near[0]}`? " if near else ""
     path = ".".join(str(part) for part in location)
     return f"{where}: unknown key `{path}`: {hint}valid keys: {', '.join(valid)}"
@@ -314,24 +314,36 @@ def _check_space(space: Space, where: str) -> None:
             " 17 grey levels: use bernoulli, gaussian or another data set"
         )
     if search.sampler == "grid":
-        for name, domain in space.searched.items():
-            try:
-                domain.grid()
-            except ValueError as error:
-                raise UserError(f"{where}: parameters.{name}: {error}") from None
-        cells = sum(1 for _ in grid(space.searched))
-        if search.trials > cells:
-            raise UserError(
-                f"{where}: search.trials: the grid has {cells} cells, but got {search.trials}:"
-                f" set at most {cells}"
-            )
+        _check_grid(space, where)
     if search.sampler == "cmaes" and len(search.objectives) == 2:
         raise UserError(f"{where}: search.sampler: cmaes has one objective: use tpe, random or gp")
     if search.fallback is not None:
         try:
-            fixed, searched = parse_parameters(search.fallback)
-            space.hyperparameters(fixed)
-        except (ValueError, ValidationError) as error:
+            _, searched = parse_parameters({**space.fixed, **search.fallback})
+        except ValueError as error:
             raise UserError(f"{where}: search.fallback.{error}") from None
         if searched:
-            raise UserError(f"{where}: search.fallback: must hold values, not ranges")
+            raise UserError(
+                f"{where}: search.fallback: must hold values, but got a range or choices for"
+                f" {', '.join(searched)}"
+            )
+
+
+def _check_grid(space: Space, where: str) -> None:
+    sizes = []
+    for name, domain in space.searched.items():
+        try:
+            sizes.append(len(domain.grid()))
+        except ValueError as error:
+            raise UserError(f"{where}: parameters.{name}: {error}") from None
+    if math.prod(sizes) > MAX_CELLS:
+        raise UserError(
+            f"{where}: search.sampler: a grid has at most {MAX_CELLS} cells, but got"
+            f" {math.prod(sizes)}: use fewer choices, larger steps or another sampler"
+        )
+    cells = sum(1 for _ in grid(space.searched))
+    if space.search.trials > cells:
+        raise UserError(
+            f"{where}: search.trials: the grid has {cells} cells, but got {space.search.trials}:"
+            f" set at most {cells}"
+        )

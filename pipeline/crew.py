@@ -30,6 +30,7 @@ from pipeline.worker import Job, owner_name, process_start
 
 POLL_SECONDS = 0.25
 LOCK_SECONDS = 20.0
+ORPHAN_SECONDS = 10.0
 
 
 def run_studies(
@@ -48,6 +49,7 @@ def run_studies(
     folder = paths.study(studies[0].id)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / "lock", stage, space.name), _signals() as asked:
+        _await_orphans(ledger, studies)
         _release_the_dead(ledger)
         if all(ledger.finished(study.id, study.budget) >= study.budget for study in studies):
             return
@@ -61,29 +63,26 @@ def run_studies(
         )
         job_file = folder / f"{stage}.job.json"
         write_text(job_file, job.model_dump_json(indent=1))
-        most = max(
-            study.parallelism if study.kind == "search" else sum(s.budget for s in studies)
-            for study in studies
-        )
+        most = sum(study.parallelism for study in studies)
         count = min(machine.workers or len(os.sched_getaffinity(0)), most)
-        pool = Pool(
-            ["worker", str(job_file)],
-            count,
-            folder / "logs",
-            {**os.environ, "PIPELINE_STORAGE": storage_url(machine, paths), **_ONE_THREAD},
-            lambda pid, killed: ledger.release(_owner_of(pid, ledger), blameless=not killed),
-            lambda: [ledger.finished(study.id, study.budget) for study in studies],
-        )
-        try:
-            with (
-                following(space, machine, paths),
-                Progress(stage, space, ledger, studies) as progress,
-            ):
-                _watch(pool, asked, progress)
-        except WorkersKeepDying as error:
-            raise RuntimeError(str(error)) from None
-        finally:
-            pool.kill()
+        environment = {**os.environ, "PIPELINE_STORAGE": storage_url(machine, paths), **_ONE_THREAD}
+        with following(space, machine, paths):
+            pool = Pool(
+                ["worker", str(job_file)],
+                count,
+                folder / "logs",
+                environment,
+                lambda pid, killed: _bury(pid, killed, ledger),
+                lambda: _progress_of(ledger, studies),
+            )
+            try:
+                with Progress(stage, space, ledger, studies) as progress:
+                    _watch(pool, asked, progress)
+            except WorkersKeepDying as error:
+                raise RuntimeError(str(error)) from None
+            finally:
+                pool.kill()
+                _release_the_dead(ledger)
     if asked:
         done = sum(ledger.finished(study.id, study.budget) for study in studies)
         budget = sum(study.budget for study in studies)
@@ -157,18 +156,41 @@ def _only_one(path: Path, stage: str, name: str) -> Iterator[None]:
         lock.release()
 
 
+def _await_orphans(ledger: Ledger, studies: list[Study]) -> None:
+    """Waits for workers of these studies on this host: their parent, who held our lock, is dead."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while time.monotonic() < deadline:
+        owners = [owner for study in studies for owner in ledger.owners(study.id)]
+        if not any(_is_here(owner) and not _is_dead(owner) for owner in owners):
+            return
+        time.sleep(POLL_SECONDS)
+
+
 def _release_the_dead(ledger: Ledger) -> None:
     """What workers of this host held that no longer live, as after a power cut: nobody's fault."""
     for owner in ledger.owners():
-        host, pid, start = owner.split("/")
-        if host == socket.gethostname() and process_start(int(pid)) != start:
+        if _is_here(owner) and _is_dead(owner):
             ledger.release(owner, blameless=True)
 
 
-def _owner_of(pid: int, ledger: Ledger) -> str:
-    """The name under which a process that is dead by now held its trial."""
+def _bury(pid: int, killed: bool, ledger: Ledger) -> bool:
+    """Releases what a dead worker held; True if that trial gets a strike for having killed it."""
     prefix = owner_name(pid).rsplit("/", 1)[0] + "/"
-    return next((owner for owner in ledger.owners() if owner.startswith(prefix)), prefix)
+    owner = next((owner for owner in ledger.owners() if owner.startswith(prefix)), prefix)
+    return ledger.release(owner, blameless=not killed) and killed
+
+
+def _is_here(owner: str) -> bool:
+    return owner.split("/")[0] == socket.gethostname()
+
+
+def _is_dead(owner: str) -> bool:
+    _, pid, start = owner.split("/")
+    return process_start(int(pid)) != start
+
+
+def _progress_of(ledger: Ledger, studies: list[Study]) -> list[tuple[str, int]]:
+    return [(t.state, len(t.curve)) for study in studies for t in ledger.trials(study.id)]
 
 
 def lineage(root: Path) -> dict[str, Any]:

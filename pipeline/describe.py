@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Machine, Space, load_space
+from pipeline.config import Machine, Space, load_space, space_names
 from pipeline.hyperparameters import ONLY_FOR_FAMILY, Choices, Domain, Hyperparameters
 from pipeline.paths import Paths
 
@@ -17,7 +17,7 @@ def describe(space: Space) -> str:
         f"  {name:<21}{_domain(domain)}" for name, domain in space.searched.items()
     ]
     if not space.searched:
-        lines.append("  none: every trial differs by its seed alone")
+        lines.append("  none: the search has no trials")
     families = _families(space)
     lines += ["", "fixed hyperparameters (* by default):"]
     for name, field in Hyperparameters.model_fields.items():
@@ -35,7 +35,7 @@ def status_text(root: Path, machine: Machine, name: str | None) -> str:
     """Per sweep: trials by state, the best so far, who works on what, failures with reasons."""
     from pipeline.study.ledger import Ledger, storage_url
 
-    names = [name] if name else sorted(path.stem for path in (root / "search_spaces").glob("*.yaml"))
+    names = [name] if name else space_names(root)
     spaces = [load_space(root, each) for each in names]
     ledger = Ledger(storage_url(machine, Paths(root, "")))
     blocks = []
@@ -98,6 +98,8 @@ def _value(value: Any) -> str:
 
 def _cost(space: Space) -> str:
     search, retrain = space.search, space.retrain
+    if not space.searched:
+        return f"at most {retrain.seeds * retrain.epochs} epochs: {retrain.seeds} seeds × {retrain.epochs}"
     most = search.trials * search.epochs + retrain.top * retrain.seeds * retrain.epochs
     return (
         f"at most {most} epochs: {search.trials} trials × {search.epochs} + {retrain.top}"

@@ -82,7 +82,11 @@ class Progress:
         return sum(study.budget for study in self._studies)
 
     def _best(self) -> str:
-        values = [t.result["nelbo_nats"] for t in self._finished.values() if _counts(t)]
+        values = [
+            trial.result["nelbo_nats"]
+            for trial in self._finished.values()
+            if trial.state == "complete" and trial.result
+        ]
         return f"{min(values):.2f} nats" if values else "none yet"
 
     def _eta(self) -> str:
@@ -107,10 +111,6 @@ class Progress:
             style="bold",
         )
         return Group(head, table, Text(self._note, style="yellow"))
-
-
-def _counts(trial: Trial) -> bool:
-    return trial.state == "complete" and trial.result is not None
 
 
 def _label(study: Study, trial: Trial) -> str:

@@ -38,10 +38,10 @@ FILES = (
 )
 LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")
-CONNECT_S = 15  # a network that swallows everything costs no more than this an attempt
-DOWNLOAD_S = 300
+CONNECT_S = 15  # a network that swallows everything is given up after this an address
+DOWNLOAD_S = 120  # any one command
 
-# One child process, because a connection that hangs in a library cannot be ended otherwise.
+# In a child process, because a connection that hangs in a library cannot be ended otherwise.
 _TORCHVISION = """
 import socket, sys
 socket.setdefaulttimeout(float(sys.argv[3]))

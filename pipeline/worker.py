@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import Space
+from pipeline.errors import UserError
 from pipeline.hyperparameters import Value
 from pipeline.paths import Paths
 from pipeline.seeds import derive_seed
@@ -50,16 +51,17 @@ class Job(BaseModel):
 
 
 def owner_name(pid: int) -> str:
-    """Who holds a lease: host, process and its start time, so that a reused pid is another owner."""
+    """Who holds a lease: host, process and its start time (a pid alone may be reused)."""
     return f"{socket.gethostname()}/{pid}/{process_start(pid)}"
 
 
 def process_start(pid: int) -> str:
-    """The start time of a process in clock ticks; empty if there is no such process."""
+    """The start time of a living process in clock ticks; empty if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
         return ""
+    return fields[19] if fields[0] not in "ZX" else ""  # dead, though nobody has waited for it
 
 
 class Worker:
@@ -78,7 +80,7 @@ class Worker:
         self._device = resolve_device(job.device)
         self._train = load_images(self._paths.prepare, "train", self._device)
         self._validation = load_images(self._paths.prepare, "validation", self._device)
-        self._gate: dict[str, float] = {}
+        self._gate: float | None = None  # the train-mean image's NELBO
         self._meta = {
             **job.lineage,
             "host": socket.gethostname(),
@@ -131,18 +133,24 @@ class Worker:
         )
 
     def _run(self, study: Study, lease: Lease, history: History, proposer: Proposer) -> None:
-        chosen = lease.parameters
-        if chosen is None:
-            candidate = self._job.candidates.get(study.id)
-            chosen = proposer.propose(lease.number) if candidate is None else candidate
-            self._ledger.propose(lease, chosen)
+        from pipeline.vae.checkpoint import load_training
+
         checkpoint = self._paths.trial(study.id, lease.number) / "checkpoint.safetensors"
+        training = None
         with _Renewal(self._ledger, lease) as renewal:
+            chosen = lease.parameters
+            if chosen is None:
+                candidate = self._job.candidates.get(study.id)
+                chosen = proposer.propose(lease.number) if candidate is None else candidate
+                self._ledger.propose(lease, chosen)
             try:
-                ended = self._train_trial(study, lease, chosen, history, renewal, checkpoint)
+                training = self._new_training(study, lease.number, chosen)
+                if checkpoint.exists():
+                    load_training(checkpoint, training)
+                ended = self._train_trial(study, lease, training, history, renewal, checkpoint)
             except _TrialFailed as failure:
-                curve = self._ledger.trials(lease.study, lease.number, lease.number)[0].curve
-                self._ledger.finish(lease, "failed", curve, None, str(failure))
+                records = training.records if training else []
+                self._ledger.finish(lease, "failed", records, None, str(failure))
                 ended = True
         if ended:
             checkpoint.unlink(missing_ok=True)
@@ -151,19 +159,22 @@ class Worker:
         self,
         study: Study,
         lease: Lease,
-        chosen: dict[str, Value],
+        training: Training,
         history: History,
         renewal: _Renewal,
         checkpoint: Path,
     ) -> bool:
         """Trains to the trial's end (True) or until told to stop (False). Raises _TrialFailed."""
-        from pipeline.vae.checkpoint import load_training, save_training
+        from pipeline.vae.checkpoint import save_training
 
-        training = self._new_training(study, lease.number, chosen)
-        if checkpoint.exists():
-            load_training(checkpoint, training)
-            self._ledger.report(lease, training.records)
         while not training.finished:
+            # Asked before an epoch, not after it: a worker may die after its checkpoint, and the
+            # next one must come to the same decision on the same records.
+            if self._prunes(study, lease.number, training, history):
+                self._ledger.finish(lease, "pruned", training.records, _result(training))
+                return True
+            if self.stopping:
+                return False
             start, before = time.perf_counter(), time.process_time()
             with _failures():
                 record = training.run_epoch()
@@ -173,11 +184,6 @@ class Worker:
             renewal.check()
             save_training(checkpoint, training)
             self._ledger.report(lease, training.records)
-            if self._prunes(study, lease.number, training, history):
-                self._ledger.finish(lease, "pruned", training.records, _result(training))
-                return True
-            if self.stopping and not training.finished:
-                return False
         self._complete(study, lease, training, checkpoint.parent)
         return True
 
@@ -189,9 +195,7 @@ class Worker:
         label = "seed" if study.kind == "candidate" else "trial"
         seed = derive_seed(space.search.seed, label, number)
         with _failures():
-            return Training(
-                self._train, self._validation, config, seed, study.epochs, self._device
-            )
+            return Training(self._train, self._validation, config, seed, study.epochs, self._device)
 
     def _complete(self, study: Study, lease: Lease, training: Training, folder: Path) -> None:
         from pipeline.vae.checkpoint import save_weights
@@ -223,12 +227,11 @@ class Worker:
         from pipeline.vae.fit import VALIDATION_SEED
         from pipeline.vae.measure import mean_image_nelbo
 
-        key = self._job.space.model.likelihood
-        if key not in self._gate:
-            self._gate[key] = mean_image_nelbo(
+        if self._gate is None:
+            self._gate = mean_image_nelbo(
                 training.vae, self._train, self._validation, VALIDATION_SEED
             )
-        limit = self._gate[key]
+        limit = self._gate
         # With two objectives a collapsed model is the honest end of the rate axis.
         if result["nelbo_nats"] < limit or len(self._job.space.search.objectives) == 2:
             return None
@@ -251,7 +254,7 @@ def _failures() -> Iterator[None]:
         yield
     except Diverged as error:
         raise _TrialFailed(str(error)) from None
-    except (Exception, MemoryError) as error:
+    except Exception as error:
         name = type(error).__name__
         rule = "out of memory" if name in ("MemoryError", "OutOfMemoryError") else name
         raise _TrialFailed(f"{rule}: {error}\n{traceback.format_exc()}") from None
@@ -269,12 +272,12 @@ def _result(training: Training) -> dict[str, Any]:
 
 
 class _Renewal:
-    """Renews a lease in the background while its epochs last."""
+    """Renews a lease in the background while its trial is at work."""
 
     def __init__(self, ledger: Ledger, lease: Lease):
         self._ledger, self._lease = ledger, lease
         self._done = threading.Event()
-        self._lost: LeaseLost | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> _Renewal:
@@ -286,26 +289,33 @@ class _Renewal:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises LeaseLost if a renewal has found the lease lost."""
-        if self._lost:
-            raise self._lost
+        """Raises what ended the renewals: LeaseLost, or an error of the storage."""
+        if self._error:
+            raise self._error
 
     def _renew(self) -> None:
         while not self._done.wait(LEASE_SECONDS / 3):
             try:
                 self._ledger.renew(self._lease)
-            except LeaseLost as lost:
-                self._lost = lost
+            except Exception as error:
+                self._error = error
                 return
 
 
 def resolve_device(name: str) -> str:
-    """`auto` as the best device of this machine."""
+    """`auto` as the best device of this machine. Raises UserError for one that is not there."""
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {name} cannot be used: {reason}: correct `device` in machine.yaml"
+        ) from None
+    return name
 
 
 def device_name(device: str) -> str:

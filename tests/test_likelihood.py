@@ -44,6 +44,12 @@ def test_bernoulli_is_the_cross_entropy_of_grey_pixels() -> None:
     torch.testing.assert_close(build_likelihood("bernoulli").nll(out, x), expected)
 
 
+def test_bernoulli_is_exact_for_saturated_logits_in_float32() -> None:
+    logits = torch.tensor([-100.0, -20.0, 20.0, 100.0]).view(4, 1, 1, 1)
+    nll = build_likelihood("bernoulli").nll(logits, torch.full_like(logits, 0.25))
+    torch.testing.assert_close(nll, torch.tensor([25.0, 5.0, 15.0, 75.0]))
+
+
 def test_binarized_is_bernoulli_and_says_that_it_binarizes() -> None:
     out, x = draw("binarized")
     bernoulli = build_likelihood("bernoulli")

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pipeline.config import Space
 from pipeline.figures.trials import Domains, Importance, scaled, show_domain, show_position
 from pipeline.hyperparameters import Choices, Domain
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge
 IDLE = 0.02  # importance below which a hyperparameter seems not to matter
-TRUSTED = 0.3  # out-of-bag R² from which the forest's silence means something
 
 
 def advise(
+    space: Space,
     trials: pd.DataFrame,
     candidates: pd.DataFrame,
-    searched: Domains,
     ranking: Importance | str,
     best: int | None,
-    budget: int,
 ) -> list[str]:
-    """All advice: edges, idle hyperparameters, budget, seed noise, failures; [] if none."""
+    """All advice: edges, idle hyperparameters, seed noise, failures; [] if nothing stands out.
+
+    A sweep with two objectives has no single best trial and so no edges.
+    """
+    single = len(space.search.objectives) == 1
     return [
-        *edges(trials, searched, best),
+        *(edges(trials, space.searched, best) if single else []),
         *idle(ranking),
-        *short_budget(trials, best, budget),
         *seed_noise(candidates),
         *failures(trials),
     ]
@@ -49,24 +51,13 @@ def edges(trials: pd.DataFrame, searched: Domains, best: int | None) -> list[str
 
 def idle(ranking: Importance | str) -> list[str]:
     """Hyperparameters that a trustworthy forest makes no use of."""
-    if isinstance(ranking, str) or ranking.out_of_bag < TRUSTED:
+    if isinstance(ranking, str) or not ranking.trusted:
         return []
     return [
         f"{name}: explains {share:.0%} of what the trials differ by: fix it and spend the trials on"
         " the others."
         for name, share in ranking.shares.items()
         if share < IDLE
-    ]
-
-
-def short_budget(trials: pd.DataFrame, best: int | None, budget: int) -> list[str]:
-    """Whether the best trial was still improving when its epochs ran out."""
-    row = trials[(trials["number"] == best) & (trials["best_epoch"] == budget)]
-    if row.empty:
-        return []
-    return [
-        f"The best trial improved until its last epoch ({budget}): raising search.epochs may change"
-        " the order of the trials."
     ]
 
 
@@ -82,8 +73,8 @@ def seed_noise(candidates: pd.DataFrame) -> list[str]:
     if first["high_nelbo_nats"] < second["low_nelbo_nats"]:
         return []
     return [
-        f"The two best candidates differ by {gap:.2f} nats and their intervals overlap: seed noise"
-        " explains the difference; take the cheaper one, or raise retrain.seeds to tell them apart."
+        f"The two best candidates differ by {gap:.2f} nats and their intervals overlap: the"
+        " difference may be seed noise; raise retrain.seeds to tell them apart."
     ]
 
 

@@ -47,7 +47,7 @@ class Gallery:
         return decoded
 
 
-def gallery(render: Render, inputs: Inputs, first: VAE, best: VAE) -> Gallery:
+def make_gallery(render: Render, inputs: Inputs, first: VAE, best: VAE) -> Gallery:
     """Encodes a fixed random choice of `render.points` test images with both models."""
     count = min(render.points, len(inputs.images))
     chosen = np.sort(np.random.default_rng(0).choice(len(inputs.images), count, replace=False))
@@ -63,7 +63,7 @@ def gallery(render: Render, inputs: Inputs, first: VAE, best: VAE) -> Gallery:
 
 
 def sections(
-    space: Space, inputs: Inputs, ranking: Importance | str, rooms: Gallery
+    space: Space, inputs: Inputs, ranking: Importance | str, gallery: Gallery
 ) -> dict[str, list[Plate]]:
     """Every figure of the report under the title of its section."""
     return {
@@ -71,15 +71,15 @@ def sections(
             Plate("samples", "Samples", "Training images of every class.", inputs.samples_png)
         ],
         "Search": search_plates(space, inputs, ranking),
-        "Training": training_plates(space.render, inputs, rooms),
-        "Pictures": picture_plates(space.render, rooms),
-        "Latent space": latent_plates(space.render, inputs, rooms),
+        "Training": training_plates(space.render, inputs, gallery),
+        "Pictures": picture_plates(space.render, gallery),
+        "Latent space": latent_plates(space.render, inputs, gallery),
     }
 
 
 def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> list[Plate]:
     """The study: history, curves, importance, slices, parallel coordinates, Pareto front."""
-    trials, searched, best = inputs.trials, space.searched, inputs.best.get("number")
+    trials, searched, best = inputs.trials, space.searched, inputs.best["number"]
     if finished(trials).empty:
         return [_plate("history", "Search", "", "No trial has finished: there is nothing to draw.")]
     complete = bool((trials["state"] == "complete").any())
@@ -92,15 +92,15 @@ def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> li
                study.intermediate(inputs.curves, trials, best)),
         _plate("importance", "Hyperparameter importance",
                "How much worse the forest ranks the trials when one hyperparameter is shuffled;"
-               " near an out-of-bag R² of 0 the bars mean nothing.",
+               " an out-of-bag R² near 0 says that it has learned nothing.",
                ranking if isinstance(ranking, str) else study.importances(ranking)),
         _plate("slices", "Slices",
                "Trials against one hyperparameter at a time; the others vary too.",
                study.slices(trials, searched, best) if searched
                else "No hyperparameter was searched."),
         _plate("parallel", "Parallel coordinates",
-               "One line a complete trial, dark ones are the best; `none`: the hyperparameter does"
-               " not exist in that trial.",
+               "One line a complete trial, dark ones are the best; “none” where a hyperparameter"
+               " does not exist.",
                study.parallel(trials, searched) if searched and complete
                else "Parallel coordinates need complete trials and searched hyperparameters."),
         *([_plate("pareto", "Pareto front",
@@ -109,10 +109,10 @@ def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> li
     ]  # fmt: skip
 
 
-def training_plates(render: Render, inputs: Inputs, rooms: Gallery) -> list[Plate]:
+def training_plates(render: Render, inputs: Inputs, gallery: Gallery) -> list[Plate]:
     """Curves of the winner and of all retrained runs; what the latent dimensions carry."""
     winner, window = inputs.winner, render.smoothing
-    carried = {label: (p.kl(), p.activity()) for label, p in rooms.posteriors.items()}
+    carried = {label: (p.kl(), p.activity()) for label, p in gallery.posteriors.items()}
     return [
         _plate("training_curves", "Training curves",
                "β = 1 NELBO and its parts whatever β trains; train figures are means over the"
@@ -126,69 +126,69 @@ def training_plates(render: Render, inputs: Inputs, rooms: Gallery) -> list[Plat
     ]  # fmt: skip
 
 
-def picture_plates(render: Render, rooms: Gallery) -> list[Plate]:
+def picture_plates(render: Render, gallery: Gallery) -> list[Plate]:
     """Reconstructions, prior samples and uncertainty maps."""
-    means = rooms.decode({label: p.mu[rooms.shown] for label, p in rooms.posteriors.items()})
-    latent_dim = rooms.posteriors[BEST].mu.shape[1]
+    means = gallery.decode({label: p.mu[gallery.shown] for label, p in gallery.posteriors.items()})
+    latent_dim = gallery.posteriors[BEST].mu.shape[1]
     z = np.random.default_rng(1).standard_normal((render.prior_samples, latent_dim))
-    few, decodes = rooms.shown[: images.PER_ROW], render.uncertainty_decodes
+    few, decodes = gallery.shown[: images.PER_ROW], render.uncertainty_decodes
     average, variance = passes.spread(
-        rooms.models[BEST], rooms.posteriors[BEST], few, decodes, seed=2
+        gallery.models[BEST], gallery.posteriors[BEST], few, decodes, seed=2
     )
     return [
         _plate("reconstructions", "Reconstructions",
                "Decoded from the posterior mean of each test image.",
-               images.reconstructions(rooms.originals, means)),
+               images.reconstructions(gallery.originals, means)),
         _plate("prior_samples", "Prior samples", "Both models decode the same draws.",
-               images.prior_samples(rooms.decode({FIRST: z, BEST: z}))),
+               images.prior_samples(gallery.decode({FIRST: z, BEST: z}))),
         _plate("uncertainty", "Uncertainty maps",
                "z is drawn from the best model's posterior of the image: bright pixels are those"
                " that the latent code leaves open.",
-               images.uncertainty(rooms.images[few], average, variance, decodes)),
+               images.uncertainty(gallery.images[few], average, variance, decodes)),
     ]  # fmt: skip
 
 
-def latent_plates(render: Render, inputs: Inputs, rooms: Gallery) -> list[Plate]:
+def latent_plates(render: Render, inputs: Inputs, gallery: Gallery) -> list[Plate]:
     """Scatters, decoded grids, interpolations and traversals."""
     return [
         _plate("latent_scatter", "Latent scatter",
                "Posterior means; t-SNE and UMAP keep neighbourhoods, not distances or sizes.",
-               _scatters(render, inputs, rooms)),
+               _scatters(render, inputs, gallery)),
         _plate("manifold", "Decoded grid",
                "Left: equal steps. Right: normal quantiles, so that every tile stands for the same"
-               " prior probability. Other dimensions are 0.", _manifold(render, rooms)),
+               " prior probability. Other dimensions are 0.", _manifold(render, gallery)),
         _plate("interpolation", "Interpolation",
                "Between the posterior means of two images, along the line and along the arc.",
-               _interpolations(render, rooms)),
+               _interpolations(render, gallery)),
         _plate("traversal", "Traversals",
                "Around the posterior mean of one image; the dimensions are the best model's most"
-               " active ones.", _traversals(render, rooms)),
+               " active ones.", _traversals(render, gallery)),
     ]  # fmt: skip
 
 
-def _scatters(render: Render, inputs: Inputs, rooms: Gallery) -> Figure:
-    latent_dim = rooms.posteriors[BEST].mu.shape[1]
+def _scatters(render: Render, inputs: Inputs, gallery: Gallery) -> Figure:
+    latent_dim = gallery.posteriors[BEST].mu.shape[1]
     if latent_dim == 1:
         planes = {
-            label: {"line": latent.by_class(p.mu, rooms.labels)}
-            for label, p in rooms.posteriors.items()
+            label: {"line": latent.by_class(p.mu, gallery.labels)}
+            for label, p in gallery.posteriors.items()
         }
     else:
         methods = [*(["latent"] if latent_dim == 2 else []), *render.projections]
         planes = {
             label: {method: latent.project(p.mu, method) for method in methods}
-            for label, p in rooms.posteriors.items()
+            for label, p in gallery.posteriors.items()
         }
-    return latent.scatters(planes, rooms.labels, inputs.classes)
+    return latent.scatters(planes, gallery.labels, inputs.classes)
 
 
-def _manifold(render: Render, rooms: Gallery) -> Figure:
-    vae, side = rooms.models[BEST], render.grid_side
+def _manifold(render: Render, gallery: Gallery) -> Figure:
+    vae, side = gallery.models[BEST], render.grid_side
     axes = {
         f"range ±{render.grid_range:g}": walks.range_axis(side, render.grid_range),
         "normal quantiles": walks.quantile_axis(side),
     }
-    order = rooms.active_first
+    order = gallery.active_first
     if order.size == 1:
         return latent.manifold_line(
             {name: (axis, passes.decode(vae, walks.line(axis, 1))) for name, axis in axes.items()}
@@ -201,31 +201,31 @@ def _manifold(render: Render, rooms: Gallery) -> Figure:
     return latent.manifold(panels, (across, up))
 
 
-def _interpolations(render: Render, rooms: Gallery) -> Figure:
-    ends, steps = rooms.shown[[0, -1]], render.interpolation_steps
-    if rooms.shown.size > 1:
-        ends = rooms.shown[:2]
+def _interpolations(render: Render, gallery: Gallery) -> Figure:
+    ends, steps = gallery.shown[[0, -1]], render.interpolation_steps
+    if gallery.shown.size > 1:
+        ends = gallery.shown[:2]
     latents = {}
-    for label, posterior in rooms.posteriors.items():
+    for label, posterior in gallery.posteriors.items():
         start, end = posterior.mu[ends]
         arcs = [walks.linear(start, end, steps), walks.spherical(start, end, steps)]
         latents[label] = np.stack(arcs)
     rows = {
         f"{label}, {name}": walk
-        for label, pair in rooms.decode(latents).items()
+        for label, pair in gallery.decode(latents).items()
         for name, walk in zip(("linear", "spherical"), pair, strict=True)
     }
-    return latent.interpolations(rows, rooms.images[ends])
+    return latent.interpolations(rows, gallery.images[ends])
 
 
-def _traversals(render: Render, rooms: Gallery) -> Figure:
-    dims = rooms.active_first[:MOST_TRAVERSED]
+def _traversals(render: Render, gallery: Gallery) -> Figure:
+    dims = gallery.active_first[:MOST_TRAVERSED]
     steps, limit = render.traversal_steps, render.traversal_range
     latents = {
-        label: walks.traversals(p.mu[rooms.shown[0]], dims, steps, limit)
-        for label, p in rooms.posteriors.items()
+        label: walks.traversals(p.mu[gallery.shown[0]], dims, steps, limit)
+        for label, p in gallery.posteriors.items()
     }
-    return latent.traversals(rooms.decode(latents), dims, walks.range_axis(steps, limit))
+    return latent.traversals(gallery.decode(latents), dims, walks.range_axis(steps, limit))
 
 
 def _plate(name: str, title: str, caption: str, content: Figure | str) -> Plate:

@@ -25,9 +25,8 @@ def smooth(values: pd.Series, window: int) -> pd.Series:
 def training(run: pd.DataFrame, window: int, best_epoch: int | None) -> Figure:
     """Curves of one run: train and validation, total and parts, raw and smoothed; rate; units."""
     window = min(window, max(1, len(run) // 3))  # a longer one would flatten a short run
-    drawing = style.figure(
-        f"Training of the winner: raw (thin) and moving average over {window} epochs (bold)", 5.6
-    )
+    average = f": raw (thin) and moving average over {window} epochs (bold)" if window > 1 else ""
+    drawing = style.figure(f"Training of the winner{average}", 5.6)
     grid = drawing.subplots(2, 3).ravel()
     for axes, (column, title) in zip(grid, PARTS.items(), strict=False):
         for name, (prefix, ink) in SPLITS.items():
@@ -78,9 +77,9 @@ def units(by_model: dict[str, tuple[Array, Array]]) -> Figure:
     left.set_ylim(bottom=0)
     left.legend()
     right.set_yscale("log")
-    right.axhline(ACTIVE_VARIANCE, color=style.MUTED, linestyle="--", linewidth=0.8)
-    right.annotate(f"active above {ACTIVE_VARIANCE:g}", (1, ACTIVE_VARIANCE), xytext=(2, 3),
-                   textcoords="offset points")  # fmt: skip
+    right.axhline(ACTIVE_VARIANCE, color=style.MUTED, linestyle="--", linewidth=0.8,
+                  label=f"active above {ACTIVE_VARIANCE:g}")  # fmt: skip
+    right.legend()
     for axes, title, name in (
         (left, "KL of the dimension", "nats per image"),
         (right, "variance of the posterior mean over images", "variance"),

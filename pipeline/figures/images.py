@@ -76,7 +76,7 @@ def prior_samples(by_model: dict[str, Array]) -> Figure:
     rows = math.ceil(count / columns)
     images = next(iter(by_model.values()))
     panel = style.WIDTH / len(by_model) * rows / columns * images.shape[2] / images.shape[3]
-    drawing = style.figure("Images decoded from the prior, z ~ N(0, I)", 0.7 + panel)
+    drawing = style.figure("Images decoded from the prior, z ~ N(0, I)", 0.7 + panel, gap=0.05)
     grid = drawing.subplots(1, len(by_model), squeeze=False)[0]
     for axes, (label, images) in zip(grid, by_model.items(), strict=True):
         axes.imshow(mosaic(images, columns))

@@ -170,6 +170,7 @@ def traversals(by_model: dict[str, Array], dims: Array, axis: Array) -> Figure:
     drawing = style.figure(
         "Traversals of the most active latent dimensions, the others as encoded",
         1.2 + panel * len(dims) / steps * images.shape[3] / images.shape[4],
+        gap=0.05,
     )
     grid = drawing.subplots(1, len(by_model), squeeze=False)[0]
     for axes, (label, walks) in zip(grid, by_model.items(), strict=True):

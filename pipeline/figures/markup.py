@@ -25,11 +25,12 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1rem 0 1.5rem
 .tile b { display: block; font-size: 1.55rem; line-height: 1.3; font-variant-numeric: tabular-nums }
 .tile span { display: block; color: var(--muted); font-size: .85rem }
 .scroll { overflow-x: auto }
+td { white-space: nowrap }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-size: .9rem }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 tr.winner td { font-weight: 600; background: #eef6fb }
 figure { margin: 1.25rem 0 2rem }
 figure img { display: block; max-width: 100%; height: auto }
@@ -40,6 +41,8 @@ pre { margin: .5rem 0; padding: .75rem 1rem; background: #f5f5f5; border-radius:
   body { max-width: none; padding: 0; font-size: 10pt }
   nav { display: none }
   .scroll { overflow: visible }
+  table { font-size: 7.5pt }
+  th, td { padding-right: .5rem }
   h2, h3 { break-after: avoid }
   figure, .tile, tr { break-inside: avoid }
 }

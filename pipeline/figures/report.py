@@ -128,19 +128,27 @@ def _tiles(space: Space, inputs: Inputs) -> list[str]:
 
 
 def _hyperparameters(space: Space, chosen: dict[str, Any]) -> str:
-    """Searched ones first, then fixed ones, then defaults; none that the family does not read."""
-    parameters = space.hyperparameters(chosen).model_dump()
-    rows: list[list[str | Cell]] = []
-    family = parameters["family"]
-    for name in [*space.searched, *space.fixed, *parameters]:
-        unread = family not in ONLY_FOR_FAMILY.get(name, (family,))
-        if name not in parameters or unread or any(row[0] == name for row in rows):
-            continue
-        origin = "fixed" if name in space.fixed else "default"
-        if name in space.searched:
-            origin = f"searched: {show_domain(space.searched[name])}"
-        rows.append([name, Cell(show_value(parameters[name])), origin])
-    return markup.table(["hyperparameter", "value", "origin"], rows)
+    """Those that the model reads: searched and fixed ones as a table, defaults as a line."""
+    full = space.hyperparameters(chosen).model_dump()
+    read = {
+        name: value
+        for name, value in full.items()
+        if full["family"] in ONLY_FOR_FAMILY.get(name, (full["family"],))
+        and (name not in space.searched or space.searched[name].active(full))
+    }
+    rows: list[list[str | Cell]] = [
+        [name, Cell(show_value(read[name])), f"searched: {show_domain(domain)}"]
+        for name, domain in space.searched.items()
+        if name in read
+    ]
+    rows += [[name, Cell(show_value(read[name])), "fixed"] for name in space.fixed if name in read]
+    defaults = [
+        f"{name} {show_value(value)}"
+        for name, value in read.items()
+        if name not in space.searched and name not in space.fixed
+    ]
+    table = markup.table(["hyperparameter", "value", "origin"], rows)
+    return table + markup.paragraph(f"Defaults: {', '.join(defaults)}.", "note")
 
 
 def _epochs_table(metrics: dict[str, Any]) -> str:
@@ -164,7 +172,7 @@ def _further(metrics: dict[str, Any]) -> list[str]:
         rows: list[list[str | Cell]] = [
             [_name(name), Cell(_show(name, number))] for name, number in numbers.items()
         ]
-        parts += [markup.subheading(_name(key)), markup.table(["", "value"], rows)]
+        parts += [markup.subheading(_name(key).capitalize()), markup.table(["", "value"], rows)]
     return parts
 
 
@@ -256,12 +264,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _name(key: str) -> str:
-    """A readable name: dots separate groups, and a known figure may have a suffix."""
+    """A readable name: dots separate groups, and a known figure may have words around it."""
     *groups, last = key.split(".")
-    known = next((name for name in NAMES if last == name or last.startswith(f"{name}_")), "")
-    rest = last.removeprefix(known).strip("_").replace("_", " ")
-    words = [*(group.replace("_", " ") for group in groups), NAMES.get(known, ""), rest]
-    return " · ".join(word for word in words if word)
+    known = next((name for name in NAMES if name in last), "")
+    before, _, after = last.partition(known) if known else (last, "", "")
+    parts = [*groups, before, NAMES.get(known, ""), after]
+    return " · ".join(part.strip("_").replace("_", " ") for part in parts if part)
 
 
 def _show(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures import style
 from pipeline.figures.trials import Domains, Importance, ceiling, finished, scaled, show_value
@@ -30,11 +31,13 @@ def history(trials: pd.DataFrame, best: int | None) -> Figure:
     top = ceiling(table["nelbo_nats"])
     _dots(axes, table["number"], table, top, best)
     failed = trials.loc[trials["state"] == "failed", "number"]
-    axes.plot(failed, [top] * len(failed), "x", color=style.MUTED, label="failed")
+    if len(failed):
+        axes.plot(failed, [top] * len(failed), "x", color=style.MUTED, label="failed")
     complete = table[table["state"] == "complete"].sort_values("number")
     if len(complete):
-        number, value = complete["number"], complete["nelbo_nats"].cummin()
-        axes.step(number, value, where="post", color=style.INK, linewidth=1.2, zorder=1,
+        value = complete["nelbo_nats"].cummin()
+        axes.step([*complete["number"], trials["number"].max()], [*value, value.iloc[-1]],
+                  where="post", color=style.INK, linewidth=1.2, zorder=1,
                   label="best complete so far")  # fmt: skip
     axes.set(xlabel="trial", ylabel=UNIT)
     style.whole_numbers(axes)
@@ -73,13 +76,14 @@ def importances(result: Importance) -> Figure:
     shares = result.shares[::-1]
     drawing = style.figure("Hyperparameter importance", 1.3 + 0.28 * len(shares))
     axes = drawing.subplots()
-    axes.barh(list(shares.index), shares.to_numpy() * 100, color=style.BLUE, height=0.65)
+    ink = style.BLUE if result.trusted else style.FAINT
+    axes.barh(list(shares.index), shares.to_numpy() * 100, color=ink, height=0.65)
     for row, share in enumerate(shares):
         axes.annotate(f"{share:.0%}", (share * 100, row), xytext=(3, 0), va="center",
                       textcoords="offset points", fontsize=8)  # fmt: skip
     axes.set_title(
         f"permutation importance of a random forest for the rank of {result.trials} trials;"
-        f" out-of-bag R² {result.out_of_bag:.2f}"
+        f" out-of-bag R² {result.out_of_bag:.2f}{'' if result.trusted else ': not to be trusted'}"
     )
     axes.set(xlabel="share, %", xlim=(0, max(1, shares.max() * 110)))
     axes.grid(axis="x")
@@ -145,15 +149,25 @@ def pareto(trials: pd.DataFrame, front: list[int]) -> Figure:
     best = table[table["number"].isin(front)].sort_values("kl_nats")
     axes.plot(best["kl_nats"], best["recon_nats"], "o-", color=style.BLUE, label="Pareto front")
     axes.margins(0.08)
-    top = max(ceiling(table["recon_nats"]), float(best["recon_nats"].max()))
-    axes.set_ylim(top=top + 0.05 * (top - table["recon_nats"].min()))
-    across, up = np.meshgrid(np.linspace(*axes.get_xlim(), 50), np.linspace(*axes.get_ylim(), 50))
-    lines = axes.contour(across, up, across + up, 6, colors=style.FAINT, linewidths=0.8,
-                         linestyles="dashed", zorder=0)  # fmt: skip
-    axes.clabel(lines, fmt="NELBO %.4g", fontsize=7, colors=style.MUTED)
+    low, top = table["recon_nats"].min(), ceiling(table["recon_nats"])
+    top = max(top, best["recon_nats"].max())
+    axes.set_ylim(low - 0.08 * (top - low) - 0.1, top + 0.08 * (top - low) + 0.1)
+    _equal_nelbo(axes)
     axes.set(xlabel="rate: KL, nats per image", ylabel="distortion: reconstruction, nats per image")
     drawing.legend(*_unique_legend(axes), loc="outside right upper")
     return drawing
+
+
+def _equal_nelbo(axes: Axes) -> None:
+    """Dashed lines KL + reconstruction = constant, named at their right ends."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    for level in MaxNLocator(8).tick_values(left + low, right + high):
+        axes.axline((left, level - left), slope=-1, color=style.FAINT, linestyle="--",
+                    linewidth=0.8, zorder=0)  # fmt: skip
+        if low < level - right < high:
+            axes.annotate(f"NELBO {level:.4g}", (right, level - right), xytext=(4, 0),
+                          textcoords="offset points", va="center", fontsize=7.5,
+                          color=style.MUTED)  # fmt: skip
 
 
 def _dots(axes: Axes, x: pd.Series, table: pd.DataFrame, top: float, best: int | None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart by people with any of the common colour deficiencies.
@@ -33,7 +34,6 @@ _SETTINGS: Any = {
     "axes.axisbelow": True,
     "figure.titlesize": 12,
     "figure.titleweight": "bold",
-    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
@@ -61,9 +61,12 @@ def applied() -> Iterator[None]:
         yield
 
 
-def figure(title: str, height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of the given size in inches, without any global state."""
-    drawing = Figure(figsize=(width, height))
+def figure(title: str, height: float, width: float = WIDTH, gap: float = 0.02) -> Figure:
+    """An empty figure of the given size in inches, without any global state.
+
+    `gap` is the space between panels as a share of the width.
+    """
+    drawing = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap))
     drawing.suptitle(title, x=0.01, ha="left")
     return drawing
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.hyperparameters import Choices, Domain, Range, Value
 
+TRUSTED = 0.3  # out-of-bag R² below which a forest's shares are noise
 FEWEST = 8  # trials below which a forest says nothing about hyperparameters
 
 Domains = dict[str, Domain]
@@ -27,6 +28,11 @@ class Importance:
     shares: pd.Series
     out_of_bag: float
     trials: int
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the forest predicts unseen trials well enough to be believed."""
+        return self.out_of_bag >= TRUSTED
 
 
 def read_trials(path: Path, searched: Domains) -> pd.DataFrame:
@@ -127,7 +133,7 @@ def importance(trials: pd.DataFrame, searched: Domains, seed: int = 0) -> Import
     columns = [scaled(table[name], domain).fillna(0.5) for name, domain in searched.items()]
     settings = np.column_stack(columns)
     ranks = table["nelbo_nats"].rank(pct=True).to_numpy()
-    forest = RandomForestRegressor(200, oob_score=True, random_state=seed).fit(settings, ranks)
+    forest = RandomForestRegressor(100, oob_score=True, random_state=seed).fit(settings, ranks)
     drops = permutation_importance(forest, settings, ranks, n_repeats=10, random_state=seed)
     gains = pd.Series(np.maximum(drops.importances_mean, 0), index=list(searched))
     shares = gains / gains.sum() if gains.sum() > 0 else gains

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
+
+WRONG_INPUT = 2
 MAX_DEATHS_IN_A_ROW = 5
 
 
@@ -31,11 +34,12 @@ class Pool:
         count: int,
         logs: Path,
         environment: dict[str, str],
-        on_death: Callable[[int, bool], None],
+        on_death: Callable[[int, bool], bool],
         progress: Callable[[], object],
     ):
-        """`on_death(pid, killed)` is called for a worker that died unasked, by a signal or not;
-        while `progress()` keeps its value from one death to the next, they count as in a row."""
+        """`on_death(pid, killed)` is called for a worker that died unasked, by a signal or not, and
+        says whether a trial takes the blame. The other deaths count as in a row while `progress()`
+        keeps its value from one to the next."""
         self._arguments = [sys.executable, "-m", "pipeline", *arguments]
         self._environment = environment
         self._on_death = on_death
@@ -47,20 +51,19 @@ class Pool:
         self._slots = [self._start(logs / f"worker-{index}.log") for index in range(count)]
 
     def poll(self) -> int:
-        """Replaces the dead; how many are still at work. Raises WorkersKeepDying."""
+        """Replaces the dead; how many are still at work.
+
+        Raises WorkersKeepDying, or UserError if a worker found the input wrong.
+        """
         alive = 0
         for index, slot in enumerate(self._slots):
             code = slot.process.poll()
             if code is None:
                 alive += 1
-            elif code != 0 and not self._stopping and slot.process.stdin is not None:
+            elif code != 0 and not self._stopping:
                 self._replace(index, slot, code)
                 alive += 1
         return alive
-
-    def pids(self) -> list[int]:
-        """The processes at work."""
-        return [slot.process.pid for slot in self._slots if slot.process.poll() is None]
 
     def stop(self) -> None:
         """Asks all to finish their epoch and leave."""
@@ -93,12 +96,14 @@ class Pool:
         return _Slot(process, log)
 
     def _replace(self, index: int, slot: _Slot, code: int) -> None:
-        self._on_death(slot.process.pid, code < 0)
-        progress = self._progress()
-        self._deaths = 1 if progress != self._seen else self._deaths + 1
-        self._seen = progress
+        if not self._on_death(slot.process.pid, code < 0):
+            progress = self._progress()
+            self._deaths = 1 if progress != self._seen else self._deaths + 1
+            self._seen = progress
+        tail = slot.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
+        if code == WRONG_INPUT:
+            raise UserError(tail[-1].removeprefix("error: "))
         if self._deaths > MAX_DEATHS_IN_A_ROW:
-            tail = slot.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
             raise WorkersKeepDying(
                 f"{self._deaths} workers died in a row, the last with exit code {code}; the end of"
                 f" {slot.log}:\n" + "\n".join(tail)

@@ -33,6 +33,7 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     config = paths.retrain / "config.json"
     best = load_model(paths.retrain / "model.safetensors", config)
     first = load_model(paths.retrain / "first_epoch.safetensors", config)
+    last = load_model(paths.retrain / "last_epoch.safetensors", config)
     seeds = [
         load_model(path, config)
         for path in sorted((paths.retrain / "seeds").glob("seed-*.safetensors"), key=_seed_number)
@@ -41,12 +42,13 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     if space.model.likelihood != "bernoulli":
         floor = None  # the floor of grey pixels is of this likelihood alone
     options = space.evaluate
-    metrics = measure(best, test, options.nelbo_samples, floor)
+    metrics: dict[str, Any] = measure(best, test, options.nelbo_samples, floor)
     if options.iw_samples:
         metrics |= _importance_weighted(best, test, options.iw_samples)
     if options.probe and len(manifest["classes"]) > 1:
         metrics["probe_accuracy"] = _probe(best, paths)
     metrics["first_epoch"] = measure(first, test, options.nelbo_samples, floor)
+    metrics["last_epoch"] = measure(last, test, options.nelbo_samples, floor)
     metrics["seeds"] = _over_seeds(seeds, test, options.nelbo_samples)
     metrics["baselines"] = _baselines(best, paths)
     metrics["test_images"] = len(test)

@@ -24,16 +24,10 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     best = load_model(paths.retrain / "model.safetensors", record)
     ranking = importance(inputs.trials, space.searched)
     with style.applied():
-        rooms = atlas.gallery(space.render, inputs, first, best)
-        sections = atlas.sections(space, inputs, ranking, rooms)
-    tips = advice.advise(
-        inputs.trials,
-        inputs.candidates,
-        space.searched,
-        ranking,
-        inputs.best.get("number"),
-        space.search.epochs,
-    )
+        gallery = atlas.make_gallery(space.render, inputs, first, best)
+        sections = atlas.sections(space, inputs, ranking, gallery)
+    best_trial = inputs.best["number"]
+    tips = advice.advise(space, inputs.trials, inputs.candidates, ranking, best_trial)
     page = report.build(space, inputs, sections, tips)
     with atomic_folder(paths.render) as folder:
         for plate in (plate for plates in sections.values() for plate in plates):

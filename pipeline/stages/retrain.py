@@ -85,20 +85,42 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
 def choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
     """The winner and an honest sentence on it.
 
-    The lowest mean validation NELBO wins, but among those that cannot be told apart from it (the
-    95 % interval of the paired differences over seeds holds 0) the smallest model does.
+    The lowest mean validation NELBO leads. Those whose distance from it is within the seed noise
+    cannot be told apart from it; of these the smallest model wins. Raises UserError if none is
+    left.
     """
     finite = [candidate for candidate in candidates if math.isfinite(candidate.mean)]
     if not finite:
-        reasons = {(run.reason or "").splitlines()[0] for c in candidates for run in c.runs}
+        failed = [run.reason for c in candidates for run in c.runs if run.reason]
+        reasons = "; ".join(sorted({reason.splitlines()[0] for reason in failed}))
         raise UserError(
-            "retrain: every candidate failed on some seed: "
-            f"{'; '.join(sorted(filter(None, reasons)))}: choose a tamer search space"
+            f"retrain: every candidate failed on some seed: {reasons}: choose a tamer search space"
         )
     leader = min(finite, key=lambda candidate: (candidate.mean, candidate.index))
-    rivals = [c for c in finite if c is not leader and not _apart(c, leader)]
+    noise = least_significant_difference([candidate.values for candidate in finite])
+    rivals = [c for c in finite if c is not leader and c.mean - leader.mean <= noise]
     winner = min([leader, *rivals], key=lambda c: (c.weights, c.mean, c.index))
-    return winner, _sentence(winner, leader, rivals, len(finite))
+    if len(finite) == 1 < len(candidates):
+        return winner, f"Candidate {winner.index} is the only one that did not fail."
+    return winner, _sentence(winner, leader, rivals, len(finite), noise)
+
+
+def least_significant_difference(groups: list[list[float]]) -> float:
+    """The largest difference of two means that seeds alone explain (95 %, two-sided).
+
+    Fisher's least significant difference: the seeds' variance is pooled over all candidates, so
+    that two candidates on three seeds have four degrees of freedom and not two. With one seed a
+    candidate nothing is known of the noise, and 0 is returned.
+    """
+    seeds = len(groups[0])
+    freedom = len(groups) * (seeds - 1)
+    if freedom == 0:
+        return 0.0
+    from scipy.stats import t
+
+    squares = sum((v - sum(values) / seeds) ** 2 for values in groups for v in values)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return quantile * math.sqrt(squares / freedom * 2 / seeds)
 
 
 def interval(values: list[float]) -> tuple[float, float] | None:
@@ -113,34 +135,27 @@ def interval(values: list[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
-def _apart(other: Candidate, leader: Candidate) -> bool:
-    """Whether the leader's advantage over paired seeds is beyond their noise."""
-    bounds = _difference(other, leader)
-    return bounds is None or bounds[0] > 0
-
-
-def _difference(other: Candidate, leader: Candidate) -> tuple[float, float] | None:
-    return interval([a - b for a, b in zip(other.values, leader.values, strict=True)])
-
-
-def _sentence(winner: Candidate, leader: Candidate, rivals: list[Candidate], count: int) -> str:
+def _sentence(
+    winner: Candidate, leader: Candidate, rivals: list[Candidate], count: int, noise: float
+) -> str:
+    seeds = len(winner.values)
     if count == 1:
         return f"Candidate {winner.index} is the only one."
-    if not rivals:
-        if len(winner.values) == 1:
-            return (
-                f"Candidate {winner.index} has the lowest NELBO, on a single seed:"
-                " whether it is better than the others is not known."
-            )
+    if seeds == 1:
         return (
-            f"Candidate {winner.index} is better than every other beyond the noise of"
-            f" {len(winner.values)} paired seeds."
+            f"Candidate {winner.index} has the lowest NELBO, on a single seed:"
+            " whether it is better than the others is not known."
+        )
+    if not rivals:
+        return (
+            f"Candidate {winner.index} is better than every other beyond the noise of {seeds} seeds"
+            f" ({noise:.2f} nats)."
         )
     names = ", ".join(str(c.index) for c in sorted([leader, *rivals], key=lambda c: c.index))
-    reason = "the smallest model" if winner is not leader else "the lowest mean and no smaller model"
+    what = "smallest model" if winner is not leader else "lowest mean and no larger a model"
     return (
-        f"Candidates {names} cannot be told apart over {len(winner.values)} paired seeds;"
-        f" candidate {winner.index} wins as {reason}."
+        f"Candidates {names} cannot be told apart: they differ by less than the noise of {seeds}"
+        f" seeds ({noise:.2f} nats). Candidate {winner.index} wins as the {what}."
     )
 
 
@@ -162,7 +177,9 @@ def _winner(best: dict[str, Any], winner: Candidate, seed: int, sentence: str) -
         "seed": seed,
         "nelbo_nats": winner.values[seed],
         "mean_nelbo_nats": winner.mean,
+        "values_nelbo_nats": winner.values,
         "search_nelbo_nats": winner.entry["nelbo_nats"],
+        "best_epoch": (winner.runs[seed].result or {}).get("best_epoch"),
         "weights": winner.weights,
         "parameters": winner.entry["parameters"],
         "sentence": sentence,

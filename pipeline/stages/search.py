@@ -40,6 +40,9 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
 
 def _announce(space: Space, study: Study, ledger: Ledger) -> None:
     """Says whether the study is new, goes on, or has forked from an earlier one and why."""
+    if not space.searched:
+        print(f"search {space.name}: nothing is searched: no trials", file=sys.stderr)
+        return
     known = ledger.studies(space.name, "search")
     done = ledger.finished(study.id, study.budget)
     if study.id in known:
@@ -67,7 +70,8 @@ def _best(space: Space, study: Study, trials: list[Trial]) -> dict[str, Any]:
         for trial in ranked[:RANKED]
     ]
     if not ranking:
-        ranking = [{"number": None, "nelbo_nats": None, "parameters": _fallback(space, trials)}]
+        only = _fallback(space, trials) if space.searched else {}
+        ranking = [{"number": None, "nelbo_nats": None, "parameters": only}]
     states = ("complete", "pruned", "failed")
     record = {
         "study": study.id,

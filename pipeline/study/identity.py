@@ -26,9 +26,13 @@ class Study:
 
 
 def search_study(space: Space, data_sha256: str) -> Study:
-    """The study of a sweep. Its identity leaves the number of trials out: more trials extend it."""
+    """The study of a sweep. Its identity leaves the number of trials out: more trials extend it.
+
+    With nothing to search it has no trials.
+    """
     search = space.search.model_dump(exclude={"fallback"})
-    budget = search.pop("trials")
+    trials = search.pop("trials")
+    budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
         **_common(space, data_sha256),
         "fixed": _settled(space),
@@ -43,7 +47,8 @@ def candidate_study(space: Space, data_sha256: str, parameters: dict[str, Value]
     """The runs of one candidate: trial n is fresh seed n."""
     spec = {
         **_common(space, data_sha256),
-        "parameters": parameters,
+        "parameters": space.hyperparameters(parameters).model_dump(),
+        "objectives": space.search.objectives,  # the gate against broken models asks for them
         "epochs": space.retrain.epochs,
         "seed": space.search.seed,
     }

@@ -49,7 +49,7 @@ class Proposer:
         return self._cells[number]
 
     def _play_to(self, number: int) -> dict[str, Value]:
-        if self._study is None or len(self._study.trials) > number:
+        if self._study is None or len(self._study.get_trials(deepcopy=False)) > number:
             self._study, self._told = _new_study(self._search), 0
         known = len(self._study.get_trials(deepcopy=False))
         horizon = number - self._search.parallelism  # the last trial whose result may be used
@@ -114,7 +114,7 @@ class Proposer:
             self._study.tell(trial.number, state=state.PRUNED)
 
     def _ask(self, study: Any, number: int) -> dict[str, Value]:
-        study.sampler = _sampler(self._search, number)
+        study.sampler = _without_conditional(_sampler(self._search, number), self._searched)
         trial = study.ask()
         chosen: dict[str, Value] = {}
         for name, domain in self._searched.items():
@@ -174,3 +174,19 @@ def _sampler(search: Search, number: int) -> Any:
             seed=seed, n_startup_trials=search.startup_trials, warn_independent_sampling=False
         )
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)
+
+
+def _without_conditional(sampler: Any, searched: dict[str, Domain]) -> Any:
+    """The sampler, whose joint model leaves the conditional hyperparameters to independent draws.
+
+    It would take one in as long as all finished trials have it, and draw it for a trial that then
+    turns out not to have it: a value that this process would learn from, but not the others, who
+    read the trial in the ledger.
+    """
+    infer = sampler.infer_relative_search_space
+
+    def joint(study: Any, trial: Any) -> dict[str, Any]:
+        return {name: d for name, d in infer(study, trial).items() if not searched[name].when}
+
+    sampler.infer_relative_search_space = joint
+    return sampler

@@ -7,10 +7,8 @@ is better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import quantiles
 
 from pipeline.config import Search
 
@@ -51,15 +49,17 @@ def should_prune(
         brackets = bracket_count(search)
         others = [curve for curve in others if (curve.number - number) % brackets == 0]
         first_rung *= search.reduction_factor ** (number % brackets)
-    if not _is_rung(epoch, max(first_rung, 1), search.reduction_factor):
+    if not _is_rung(epoch, first_rung, search.reduction_factor):
         return False
     return _not_among_best(own, others, search.reduction_factor, search.min_trials)
 
 
 def bracket_count(search: Search) -> int:
     """Hyperband's brackets: bracket b has its first rung at min_epochs · factor**b."""
-    ratio = search.epochs / search.min_epochs
-    return int(math.log(ratio) / math.log(search.reduction_factor) + 1e-9) + 1
+    count = 1
+    while search.min_epochs * search.reduction_factor**count <= search.epochs:
+        count += 1
+    return count
 
 
 def _worse_than_share(
@@ -68,16 +68,17 @@ def _worse_than_share(
     """Median rule: the best value so far against the complete trials' values at this epoch."""
     values = [curve.at(len(own)) for curve in others if curve.complete]
     known = [value for value in values if value is not None]
-    if len(known) < max(min_trials, 1):
+    if len(known) < min_trials:
         return False
     return min(own) > _percentile(known, share)
 
 
 def _percentile(values: list[float], share: float) -> float:
-    if len(values) == 1:
-        return values[0]
-    cuts = quantiles(values, n=1000, method="inclusive")
-    return cuts[min(max(round(share * 10) - 1, 0), len(cuts) - 1)]
+    """Linear between the two nearest ranks, as in numpy."""
+    ordered = sorted(values)
+    below, part = divmod(share / 100 * (len(ordered) - 1), 1)
+    low, high = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
+    return low + part * (high - low)
 
 
 def _is_rung(epoch: int, first: int, factor: int) -> bool:
@@ -94,7 +95,7 @@ def _not_among_best(
     epoch = len(own)
     values = [curve.at(epoch) for curve in others]
     known = [value for value in values if value is not None]
-    if len(known) < max(min_trials, 1):
+    if len(known) < min_trials:
         return False
     better = sum(value < own[-1] for value in known)
     return better >= max(1, (len(known) + 1) // factor)

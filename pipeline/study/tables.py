@@ -27,6 +27,7 @@ def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
     """One row a trial: outcome first, then one column per searched hyperparameter."""
     import pandas as pd
 
+    outcome = ["number", "state", "nelbo_nats", "recon_nats", "kl_nats", "epochs", "best_epoch"]
     rows = []
     for trial in trials:
         result = trial.result or {}
@@ -39,9 +40,10 @@ def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
         row["reason"] = (trial.reason or "").splitlines()[0] if trial.reason else None
         row |= {name: cell(parameters.get(name)) for name in searched}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table["best_epoch"] = table["best_epoch"].astype("Int64")
-    return table
+    columns = [*outcome, "reason", *searched]
+    return pd.DataFrame(
+        rows, columns=columns, dtype=object
+    )  # an integer that is missing elsewhere stays one
 
 
 def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -65,7 +67,7 @@ def cell(value: Any) -> Any:
 
 
 def pareto_front(complete: Sequence[Trial], objectives: Sequence[str]) -> list[int]:
-    """The numbers of the trials that no other one equals or betters in all objectives."""
+    """The trials that no other betters: as good in all objectives and better in at least one."""
     points = {t.number: [t.result[key] for key in objectives] for t in complete if t.result}
 
     def dominated(number: int) -> bool:

@@ -8,7 +8,8 @@ without a trial waiting for it or a number getting lost.
     run.py       the records: what there is to mirror
     store.py     which MLflow store, how it is opened, how its failures look
     cursor.py    what a store already holds, so that a sync sends only the rest
-    mirror.py    records -> MLflow runs
+    mirror.py    records -> MLflow runs, each found or created once
+    send.py      the values, files and status of one run
     model.py     a trained VAE as an MLflow model without pickle
     registry.py  model versions, `champion` and `challenger`
 

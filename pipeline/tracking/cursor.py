@@ -43,7 +43,7 @@ class Log:
     runs: dict[str, Sent] = field(default_factory=dict)
 
 
-def load(path: Path) -> dict[str, Log]:
+def load_cursor(path: Path) -> dict[str, Log]:
     """The experiments by name; none if there is no cursor or another version wrote it."""
     try:
         return {name: _log(raw) for name, raw in read_json(path).items()}
@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, Log]:
         return {}
 
 
-def save(path: Path, logs: dict[str, Log]) -> None:
+def save_cursor(path: Path, logs: dict[str, Log]) -> None:
     """Replaces the cursor."""
     write_json(path, {name: asdict(log) for name, log in logs.items()})
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tracking import cursor
-from pipeline.tracking.cursor import NONE_SENT, Log, Sent
+from pipeline.tracking.cursor import NONE_SENT, Log, Sent, load_cursor, save_cursor
 from pipeline.tracking.run import Run
 from pipeline.tracking.send import send_artifacts, send_dataset, send_status, send_values
 from pipeline.tracking.store import MirrorUnavailable, connect, mask, outages
@@ -48,16 +47,17 @@ class Mirror:
     def sync(self, experiment: str, runs: Iterable[Run]) -> Report:
         """Sends what the store lacks. Parents come before their children, now or earlier.
 
-        Raises MirrorUnavailable when the store fails; what was sent is remembered, and the next
-        call goes on from there.
+        `runs` need not hold the runs of earlier calls; those are kept. A run that somebody deleted
+        in MLflow stays deleted. Raises MirrorUnavailable when the store fails; what was
+        sent is remembered, and the next call goes on from there.
         """
         from filelock import FileLock
 
         report = Report()
         self._cursor.parent.mkdir(parents=True, exist_ok=True)
+        client = connect(self._uri)
         with outages(self._uri), FileLock(f"{self._cursor}.lock", timeout=LOCK_SECONDS):
-            client = connect(self._uri)
-            logs = cursor.load(self._cursor)
+            logs = load_cursor(self._cursor)
             try:
                 log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
                 for run in runs:
@@ -66,7 +66,7 @@ class Mirror:
                 self._verified.discard(experiment)  # a run may exist that we did not hear of
                 raise
             finally:
-                cursor.save(self._cursor, logs)
+                save_cursor(self._cursor, logs)
         return report
 
     def _open(self, client: MlflowClient, name: str, known: Log | None) -> Log:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.paths import atomic_folder
+from pipeline.tracking.store import set_environment
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -43,6 +44,7 @@ def save_model(folder: Path, weights: Path, config: Path) -> None:
     """
     if folder.exists():
         return
+    set_environment()
     from mlflow import pyfunc
 
     with tempfile.TemporaryDirectory() as scratch, atomic_folder(folder) as temporary:
@@ -85,17 +87,17 @@ class VaeModel:
         given = {name: default for name, (_, default) in PARAMS.items()} | (params or {})
         mode, seed = given["mode"], given["seed"]
         if mode == "generate":
-            return _array(generate(self._vae, given["n"], seed))
+            return generate(self._vae, given["n"], seed).numpy()
         if mode not in ("reconstruct", "encode", "nelbo"):
             raise UserError(
                 f"mode must be reconstruct, encode, nelbo or generate, but got {mode!r}: choose one"
             )
         images = as_images(model_input, self._vae.shape)
         if mode == "encode":
-            return _array(measure.posterior_means(self._vae, images, seed))
+            return measure.posterior_means(self._vae, images, seed).numpy()
         if mode == "nelbo":
-            return _array(measure.elbo(self._vae, images, seed, given["samples"]).nelbo_nats)
-        return _array(reconstruct(self._vae, images, seed))
+            return measure.elbo(self._vae, images, seed, given["samples"]).nelbo_nats.numpy()
+        return reconstruct(self._vae, images, seed).numpy()
 
 
 def as_images(model_input: Any, shape: tuple[int, int, int]) -> Tensor:
@@ -108,9 +110,10 @@ def as_images(model_input: Any, shape: tuple[int, int, int]) -> Tensor:
         raise UserError(
             f"images must be (n, {np.prod(shape)}) or (n, {size}), but got {array.shape}: reshape"
         )
-    integer = array.dtype.kind in "biu"
-    high = 255 if integer else 1
-    if array.dtype.kind not in "biuf" or not (array.min() >= 0 and array.max() <= high):
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"pixels must be numbers, but got {array.dtype}: convert them")
+    integer = array.dtype.kind != "f"
+    if not (array.min() >= 0 and array.max() <= (255 if integer else 1)):  # also NaN
         raise UserError(
             "pixels must be integers from 0 to 255 or floats from 0 to 1, but got"
             f" {array.dtype} from {array.min()} to {array.max()}: divide floats by 255"
@@ -163,7 +166,3 @@ def _description() -> Model:
 def _public(version: str) -> str:
     """Without the local part (2.11.0+cu128), which no package index knows."""
     return version.partition("+")[0]
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.numpy()

@@ -43,15 +43,16 @@ class Score:
     @classmethod
     def from_tags(cls, tags: dict[str, str]) -> Score | None:
         """The score that `tags` wrote; None for a version that somebody else made."""
-        if not cls(0, 0, 1, "", "").tags().keys() <= tags.keys():
+        try:
+            return cls(
+                mean_nats=float(tags[PREFIX + "nelbo_nats"]),
+                sd_nats=float(tags[PREFIX + "nelbo_nats_sd"]),
+                seeds=int(tags[PREFIX + "seeds"]),
+                data=tags[PREFIX + "data"],
+                likelihood=tags[PREFIX + "likelihood"],
+            )
+        except KeyError:
             return None
-        return cls(
-            mean_nats=float(tags[PREFIX + "nelbo_nats"]),
-            sd_nats=float(tags[PREFIX + "nelbo_nats_sd"]),
-            seeds=int(tags[PREFIX + "seeds"]),
-            data=tags[PREFIX + "data"],
-            likelihood=tags[PREFIX + "likelihood"],
-        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def register(uri: str, name: str, winner: Winner) -> Registration:
         if reason is None:
             reason = _decide(client, version, winner.score, aliases.get(CHAMPION))
             aliases = client.get_registered_model(name).aliases
-        return Registration(int(version.version), aliases[CHAMPION] == version.version, reason)
+        return Registration(int(version.version), aliases.get(CHAMPION) == version.version, reason)
 
 
 def compare(new: Score, old: Score) -> tuple[bool, str]:
@@ -102,10 +103,7 @@ def compare(new: Score, old: Score) -> tuple[bool, str]:
     for what in ("data", "likelihood"):
         now, then = getattr(new, what), getattr(old, what)
         if now != then:
-            return (
-                True,
-                f"the {what} is {now}, was {then}: not comparable, so the newer model leads",
-            )
+            return True, f"{what} is {now}, was {then}: not comparable, so the newer model leads"
     gain = old.mean_nats - new.mean_nats
     figures = f"nelbo_nats {new.mean_nats:.2f} against {old.mean_nats:.2f}"
     margin = _noise(new, old)

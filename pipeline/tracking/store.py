@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 5
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql")
 
-# MLflow reads these whenever it needs them, so a person's own values in the environment win.
+# A person's own values in the environment win.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -82,13 +82,18 @@ def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
     )
 
 
+def set_environment() -> None:
+    """Sets what MLflow must find before its import: no telemetry, short waits, no chatter."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store, which is created if it is SQLite and absent.
 
-    Raises MirrorUnavailable, for a database that does not answer within seconds.
+    Raises MirrorUnavailable, within seconds also for a database that does not answer.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     with outages(uri):
         from mlflow.tracking import MlflowClient
 
@@ -101,16 +106,16 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def ui_command(paths: Paths, uri: str | None) -> tuple[list[str], dict[str, str]]:
+def ui_command(paths: Paths, uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, str]]:
     """The command that serves MLflow's pages on this machine alone, and its extra environment.
 
-    The URI travels in the environment, because everyone can read a command line. Raises UserError
-    for the URI of a server, which has pages of its own.
+    The URI travels in the environment, because everyone can read a command line. `connect` to the
+    store before, so that it exists. Raises UserError for a server, which has pages of its own.
     """
     store, artifacts = resolve(uri, paths)
     if artifacts is None:
         raise UserError(f"tracking: {mask(store)} serves its own pages: open it in a browser")
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "5000"]
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts.as_uri(),

@@ -102,5 +102,3 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-

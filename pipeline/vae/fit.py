@@ -28,8 +28,7 @@ class Training:
     """The training of one VAE.
 
     `records` holds one dict an epoch: epoch, the validation nelbo_nats = recon_nats + kl_nats, the
-    same of the training images (train_*), lr, kl_weight, active_units, kl_per_dim, mu_std,
-    log_var_mean.
+    same of the training images (train_*), lr, active_units, kl_per_dim, mu_std, log_var_mean.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Training:
         seed: int,
         epochs: int,
         device: torch.device | str = "cpu",
-        channels_last: bool = True,
     ):
         """Images are uint8 (n, C, H, W) on `device`; config holds every hyperparameter."""
         self.config = config
@@ -51,7 +49,7 @@ class Training:
         shape = (train.shape[1], train.shape[2], train.shape[3])
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
         self._memory_format = torch.contiguous_format
-        if config["family"] != "mlp" and channels_last:
+        if config["family"] != "mlp":
             self._memory_format = torch.channels_last
             self.vae.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.vae, config)
@@ -108,8 +106,8 @@ class Training:
         }
         if not math.isfinite(record["nelbo_nats"]):
             raise Diverged(f"the validation NELBO is not finite in epoch {epoch}")
-        self.records.append(record)
         self._judge(record)
+        self.records.append(record)
         return record
 
     def early_stopping_state(self) -> list[float]:
@@ -144,11 +142,12 @@ class Training:
             group["lr"] = lr
         weight = kl_weight(self.config, step, total, steps_an_epoch)
         x = x.contiguous(memory_format=self._memory_format)
-        mu, log_var = self.vae.encode(x)
-        recon = self.vae.likelihood.nll(
-            self.vae.decode(reparameterize(mu, log_var, eps)), x
-        ).sum()  # fmt: skip
-        kl = kl_per_dim(mu, log_var).sum()
+        half = self.config["precision"] == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            mu, log_var = self.vae.encode(x)
+            out = self.vae.decode(reparameterize(mu, log_var, eps))
+            recon = self.vae.likelihood.nll(out, x).sum()
+            kl = kl_per_dim(mu, log_var).sum()
         self.optimizer.zero_grad(set_to_none=True)
         ((recon + weight * kl) / len(x)).backward()
         self.optimizer.step()
@@ -186,9 +185,7 @@ def make_optimizer(vae: VAE, config: dict[str, Any]) -> torch.optim.Optimizer:
             parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=True
         )
     if kind == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=True
-        )
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=True)
     raise ValueError(f"unknown optimizer {kind!r}")
 
 

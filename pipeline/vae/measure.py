@@ -6,6 +6,7 @@ over the whole split and are divided once. Images are uint8 (n, C, H, W).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def elbo(vae: VAE, images: Tensor, seed: int, samples: int = 1) -> Elbo:
     """The NELBO with `samples` draws of z an image: analytic KL, sampled reconstruction."""
     vae.eval()
     generator = torch.Generator().manual_seed(derive_seed(seed, "elbo"))
-    recon, kl, dims, mus, log_var_sum = [], [], [], [], 0.0
+    recon, kl, dims, mus = [], [], [], []
+    log_var_sum = torch.zeros((), dtype=torch.float64, device=images.device)
     for x in seen(vae, images, seed):
         mu, log_var = vae.encode(x)  # (batch, latent)
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -144,6 +146,11 @@ def mean_image_nelbo(vae: VAE, train: Tensor, images: Tensor, seed: int) -> floa
     for batch in train.split(BATCH):
         total += batch.double().sum(0)
     mean_image = (total / (255 * len(train))).float()
-    out = vae.likelihood.constant(mean_image)
-    nlls = [vae.likelihood.nll(out.expand(len(x), -1, -1, -1), x) for x in seen(vae, images, seed)]
+    likelihood = copy.deepcopy(vae.likelihood).train()  # an optimal σ is to be this decoder's own
+    out = likelihood.constant(mean_image)
+    for x in seen(vae, train, seed):
+        likelihood.nll(out.expand(len(x), -1, -1, -1), x)
+    likelihood.end_epoch()
+    likelihood.eval()
+    nlls = [likelihood.nll(out.expand(len(x), -1, -1, -1), x) for x in seen(vae, images, seed)]
     return float(torch.cat(nlls).double().mean())

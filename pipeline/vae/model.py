@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.vae.likelihood import Likelihood, at_least_float32, build_likelihood
 
-LOG_VAR_LIMIT = 20.0  # keeps exp(log σ²) finite; healthy training stays within ±12
+LOG_VAR_LIMIT = 30.0  # keeps exp(log σ²) finite; training was seen to reach −14
 
 Shape = tuple[int, int, int]  # (C, H, W)
 Size = tuple[int, int]  # (H, W)
@@ -60,7 +60,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ², each (batch, latent); log σ² is clamped to ±20. Never half precision."""
+        """μ and log σ², each (batch, latent); log σ² is clamped to ±30. Never half precision."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:

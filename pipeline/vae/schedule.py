@@ -47,8 +47,8 @@ def kl_warmup_end(config: dict[str, Any], epochs: int) -> int:
     weight flatters the trained loss and harms the true NELBO.
     """
     if config["kl_warmup_epochs"]:
-        return min(config["kl_warmup_epochs"], epochs) - 1
-    return math.ceil(config["kl_warmup"] * epochs)
+        return min(config["kl_warmup_epochs"] - 1, epochs)
+    return math.ceil(config["kl_warmup"] * epochs - 1e-9)  # 0.07 * 100 > 7 in floating point
 
 
 class Plateau:

@@ -1,0 +1,205 @@
+"""A tiny sweep on digits whose trials complete, fail and are pruned; to be worked on and killed."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from trainings import digits
+
+from pipeline.config import Space, parse_space
+from pipeline.paths import Paths, write_json
+from pipeline.study.identity import Study, candidate_study, search_study
+from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.tables import curves_table, trials_table
+from pipeline.worker import Job, Worker
+
+ROOT = Path(__file__).parent.parent
+DATA = "d" * 64
+DEADLINE = 120.0
+SPACE: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "parameters": {
+        "lr": {"low": 4e-3, "high": 0.2, "log": True},
+        "optimizer": {"choices": ["adam", "sgd"]},
+        "momentum": {"low": 0.1, "high": 0.95, "when": {"optimizer": "sgd"}},
+        "hidden": [32],
+        "latent_dim": 4,
+        "batch_size": 16,
+        "patience": 1,
+        "monitor": "recon",
+    },
+    "search": {
+        "trials": 8,
+        "epochs": 8,
+        "parallelism": 2,
+        "startup_trials": 3,
+        "min_epochs": 3,
+        "min_trials": 2,
+        "seed": 7,
+    },
+    "retrain": {"top": 2, "seeds": 2, "epochs": 10},
+    "evaluate": {"nelbo_samples": 1, "iw_samples": 2, "probe": False},
+}
+
+
+def sweep(**sections: dict[str, Any]) -> dict[str, Any]:
+    """The sweep above with these keys of its sections over its own."""
+    return {**SPACE, **{name: {**SPACE.get(name, {}), **keys} for name, keys in sections.items()}}
+
+
+@dataclass
+class Sweep:
+    """A sweep in a folder of its own, with data prepared."""
+
+    root: Path
+    space: Space
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.root, "tiny")
+
+    @property
+    def ledger(self) -> Ledger:
+        self.paths.ledger.parent.mkdir(parents=True, exist_ok=True)
+        return Ledger(f"sqlite:///{self.paths.ledger}")
+
+    @property
+    def study(self) -> Study:
+        return search_study(self.space, DATA)
+
+    def candidates(self, *settings: dict[str, Any]) -> list[Study]:
+        return [candidate_study(self.space, DATA, setting) for setting in settings]
+
+    def worker(self, ledger: Ledger | None = None, *settings: dict[str, Any]) -> Worker:
+        """A worker in this process, on the search or on the candidates with these settings."""
+        ledger = ledger or self.ledger
+        studies = self.candidates(*settings) or [self.study]
+        for study in studies:
+            ledger.open_study(study.id, "tiny", study.kind, study.spec)
+        job = Job(
+            root=self.root,
+            space=self.space,
+            studies=studies,
+            candidates={s.id: c for s, c in zip(studies, settings, strict=False)},
+            device="cpu",
+            lineage={"git_commit": ""},
+        )
+        return Worker(job, ledger)
+
+    def trials(self, study: Study | None = None) -> list[Trial]:
+        return self.ledger.trials((study or self.study).id)
+
+    def tables(self, study: Study | None = None) -> bytes:
+        """What the stage writes of a study: all that must not depend on who was killed when."""
+        out, trials = io.StringIO(), self.trials(study)
+        trials_table(trials, list(self.space.searched)).to_csv(out)
+        curves_table(trials).to_csv(out)
+        return out.getvalue().encode()
+
+    def outputs(self, *stages: str) -> dict[str, bytes]:
+        """The files of these stages by name."""
+        folder = self.paths.runs / "tiny"
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for stage in stages
+            for path in sorted((folder / stage).rglob("*"))
+            if path.is_file()
+        }
+
+    def start(self, stage: str, workers: int) -> subprocess.Popen[str]:
+        """The command line, as a person or DVC starts it."""
+        (self.root / "machine.yaml").write_text(
+            f"workers: {workers}\ntracking: none\ndevice: cpu\n"
+        )
+        with (self.root / "stderr.txt").open("a") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pipeline", stage, "tiny"],
+                cwd=self.root,
+                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(self.root)},
+                stderr=errors,
+                text=True,
+            )
+
+    @property
+    def errors(self) -> str:
+        """What all commands have said so far."""
+        return (self.root / "stderr.txt").read_text()
+
+    def held(self) -> list[Trial]:
+        """The trials in work, of all studies of the sweep."""
+        ledger, found = self.ledger, []
+        for kind in ("search", "candidate"):
+            for study in ledger.studies("tiny", kind):
+                found += [trial for trial in ledger.trials(study) if trial.owner]
+        return found
+
+
+def make_sweep(root: Path, raw: dict[str, Any] = SPACE) -> Sweep:
+    """A folder like a clone's, with the sweep `tiny` and 300 digits, as `prepare` leaves them."""
+    (root / "search_spaces").mkdir(parents=True)
+    (root / "search_spaces" / "tiny.yaml").write_text(yaml.safe_dump(raw))
+    made = Sweep(root, parse_space("tiny", raw, "search_spaces/tiny.yaml"))
+    made.paths.prepare.mkdir(parents=True)
+    for split, images in zip(("train", "validation"), digits(), strict=True):
+        np.save(made.paths.prepare / f"{split}_images.npy", images.numpy())
+    manifest = {"sha256": DATA, "shape": [1, 8, 8], "data": "digits"}
+    write_json(made.paths.prepare / "manifest.json", manifest)
+    return made
+
+
+def pid_of(trial: Trial) -> int:
+    """The process that holds a trial."""
+    assert trial.owner is not None
+    return int(trial.owner.split("/")[1])
+
+
+def children(pid: int) -> list[int]:
+    """The live child processes of a process."""
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return []
+
+
+def eventually(what: Callable[[], Any], why: str) -> Any:
+    """The first true value of `what()`; an error after two minutes."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if value := what():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited in vain: {why}")
+
+
+@contextmanager
+def no_one_left(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends a command and its workers when the test is over, however that goes."""
+    try:
+        yield
+    finally:
+        for pid in children(process.pid):
+            _kill(pid)
+        process.kill()
+        process.wait()
+
+
+def _kill(pid: int) -> None:
+    import os
+
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

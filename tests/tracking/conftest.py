@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from records import Store, copy_db
+
+from pipeline.tracking.store import connect
+
+WARNINGS_OF_MLFLOW = (
+    "ignore:The ``noload`` loader:DeprecationWarning",  # SQLAlchemy 2.1 on MLflow's models
+    "ignore:.*Any type hint is inferred as AnyType:UserWarning",  # on import, otherwise unseen
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for warning in WARNINGS_OF_MLFLOW:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
+@pytest.fixture(scope="session")
+def empty_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without experiments; creating one takes seconds, copying does not."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_uri(empty_db: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("shared") / "mlflow.db"
+    copy_db(empty_db, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def store(shared_uri: str, tmp_path: Path) -> Store:
+    """An experiment of its own in the store that all tests share."""
+    return Store(shared_uri, tmp_path / "artifacts", tmp_path / "cursor.json", tmp_path.name)

@@ -1,0 +1,230 @@
+"""The mirror among real processes: servers that die, mirrors that die, mirrors that race."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import START, Store, copy_db, curve, study, trial
+
+from pipeline.tracking.registry import Score, Winner, register
+from pipeline.tracking.run import Run
+from pipeline.tracking.store import MirrorUnavailable
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 30
+TRIALS = 25
+DEADLINE = 120
+
+
+class Server:
+    """`mlflow server` on loopback, with its own database and artifacts, to be killed."""
+
+    def __init__(self, folder: Path, db: Path) -> None:
+        self.db = db
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+        argv += ["--port", str(self._port), "--backend-store-uri", f"sqlite:///{self.db}"]
+        argv += ["--artifacts-destination", (self._folder / "served").as_uri()]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                argv, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: int) -> None:
+        """To it and its worker processes: the session is its own."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"{self.uri}/health", timeout=1).status == 200)
+        except OSError:
+            return False
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def server(empty_db: Path, tmp_path: Path) -> Iterator[Server]:
+    copy_db(empty_db, tmp_path / "server.db")
+    server = Server(tmp_path, tmp_path / "server.db")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    (tmp_path / "table.csv").write_text("a,b\n")
+    files = {"tables/table.csv": tmp_path / "table.csv"}
+    trials = [trial(n, epochs=EPOCHS, artifacts=files) for n in range(TRIALS)]
+    return [study(status="FINISHED", end_ms=START + 9), *trials]
+
+
+def assert_complete(held: dict[str, Any]) -> None:
+    assert len(held) == TRIALS + 1
+    for number in range(TRIALS):
+        run = held[f"fashion-1a2b/{number}"]
+        assert run["info"][1] == "FINISHED"
+        assert run["parent"] == "fashion-1a2b"
+        assert run["artifacts"].keys() == {"tables/table.csv"}
+        expected = [(m.step, m.timestamp_ms, m.value) for m in curve(EPOCHS)]
+        assert run["metrics"] == {"nelbo_nats": expected, "kl_nats": expected}
+
+
+def test_a_server_killed_twice_amid_a_sync_ends_up_with_everything_once(
+    server: Server, empty_db: Path, runs: list[Run], tmp_path: Path
+) -> None:
+    store = Store(server.uri, None, tmp_path / "cursor.json")
+    for points in (EPOCHS * TRIALS // 2, EPOCHS * TRIALS):
+        failures: list[float] = []
+        sync = threading.Thread(target=sync_until_it_fails, args=(store, runs, failures))
+        sync.start()
+        wait_for(partial(more_rows, server.db, "metrics", points))
+        server.kill()
+        killed = time.monotonic()
+        sync.join(DEADLINE)
+        assert failures[0] - killed < 15
+        server.start()
+    store.mirror().sync(store.name, runs)
+    held = store.dump()
+    assert_complete(held)
+
+    store.cursor.unlink()  # and all of it once more, over what is there
+    store.mirror().sync(store.name, runs)
+    assert store.dump() == held
+
+    copy_db(empty_db, tmp_path / "local.db")  # a rebuild elsewhere is equal
+    local = Store(f"sqlite:///{tmp_path / 'local.db'}", tmp_path / "files", store.cursor)
+    local.mirror().sync(local.name, runs)
+    assert local.dump() == held
+
+
+def sync_until_it_fails(store: Store, runs: list[Run], failures: list[float]) -> None:
+    try:
+        store.mirror().sync(store.name, runs)
+    except MirrorUnavailable:
+        failures.append(time.monotonic())
+
+
+def test_a_server_that_hangs_delays_a_sync_by_seconds_and_duplicates_nothing(
+    server: Server, runs: list[Run], tmp_path: Path
+) -> None:
+    store = Store(server.uri, None, tmp_path / "cursor.json")
+    store.mirror().sync(store.name, runs[:3])
+    server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(MirrorUnavailable, match="timed out"):
+        store.mirror().sync(store.name, runs)
+    assert time.monotonic() - began < 15
+    server.signal(signal.SIGCONT)  # it now works off the requests that nobody waits for
+    for _ in range(2):
+        store.mirror().sync(store.name, runs)
+    assert_complete(store.dump())
+
+
+def test_a_server_takes_large_batches_and_registers_models(server: Server, tmp_path: Path) -> None:
+    store = Store(server.uri, None, tmp_path / "cursor.json")
+    params = {f"p{i}": "é" * 7000 for i in range(130)}  # 5 MB of JSON, of which a request holds 1
+    tags = {f"t{i}": "é" * 9000 for i in range(110)}
+    big = study(params=params, tags=tags, metrics=curve(2500), status="FINISHED", end_ms=START)
+    report = store.mirror().sync(store.name, [big])
+    held = store.dump()["fashion-1a2b"]
+    assert len(held["params"]) == 130
+    assert tags.keys() <= held["tags"].keys()
+    assert len(held["metrics"]["nelbo_nats"]) == 2500
+
+    winner = Winner(report.run_ids[big.key], "model", "a", Score(240.0, 1.0, 3, "d", "bernoulli"))
+    first = register(server.uri, "fashion", winner)
+    assert (first.version, first.champion) == (1, True)
+    assert register(server.uri, "fashion", winner) == first
+
+
+# One mirror of the records of `runs` in a process of its own: `python -c … URI ROOT CURSOR`.
+MIRROR = f"""
+import sys
+from pathlib import Path
+from records import START, study, trial
+from pipeline.tracking.mirror import Mirror
+files = {{"tables/table.csv": Path("table.csv")}}
+trials = [trial(n, epochs={EPOCHS}, artifacts=files) for n in range({TRIALS})]
+runs = [study(status="FINISHED", end_ms=START + 9), *trials]
+uri, root, cursor = sys.argv[1:]
+Mirror(uri, Path(root), Path(cursor)).sync("fashion", runs)
+"""
+
+
+def start_mirror(uri: str, folder: Path) -> subprocess.Popen[str]:
+    here = Path(__file__)
+    search = os.pathsep.join([str(here.parent), str(here.parents[2])])
+    return subprocess.Popen(
+        [sys.executable, "-c", MIRROR, uri, str(folder / "files"), str(folder / "cursor.json")],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": search},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def more_rows(db: Path, table: str, count: int) -> bool:
+    with sqlite3.connect(db, timeout=30) as connection:
+        found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return bool(found[0] > count)
+
+
+def test_a_mirror_killed_amid_a_sync_is_continued(
+    empty_db: Path, runs: list[Run], tmp_path: Path
+) -> None:
+    db = tmp_path / "mlflow.db"
+    copy_db(empty_db, db)
+    store = Store(f"sqlite:///{db}", tmp_path / "files", tmp_path / "cursor.json")
+    mirror = start_mirror(store.uri, tmp_path)
+    wait_for(partial(more_rows, db, "metrics", EPOCHS * TRIALS // 2))
+    mirror.kill()
+    mirror.communicate()
+    assert not more_rows(db, "runs", TRIALS)
+    store.mirror().sync(store.name, runs)
+    assert_complete(store.dump())
+
+
+def test_two_mirrors_create_one_store_together(runs: list[Run], tmp_path: Path) -> None:
+    """The store does not exist; they share the cursor, as processes of one checkout do."""
+    uri, cursor = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "cursor.json"
+    mirrors = [start_mirror(uri, tmp_path) for _ in range(2)]
+    errors = [mirror.communicate(timeout=DEADLINE)[1] for mirror in mirrors]
+    assert errors == ["", ""]
+    assert_complete(Store(uri, tmp_path / "files", cursor).dump())
