@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.hyperparameters import Domain, Hyperparameters, Value, grid
 from pipeline.parameters import parse_parameters
-from pipeline.validation import explain, read_yaml, show
+from pipeline.validation import Section, read_yaml, show, unknown_key, validated
 
 KNOWN_DATA = ("fashion-mnist", "mnist", "digits")
 OWN_DATA = ("npz", "images", "pickle")
@@ -36,30 +36,29 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Validation(_Section):
+class Validation(Section):
     """How the validation images are split off the training images."""
 
     fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images")
     seed: Seed = Field(42, description="seed of the split")
 
 
-class TestSplit(_Section):
+class TestSplit(Section):
     """How test images are split off a data set that has none of its own."""
 
     fraction: float = Field(0.2, gt=0, lt=1, description="share of all images")
     seed: Seed = Field(0, description="seed of the split")
 
 
-class Data(_Section):
+class Data(Section):
     """Which images, and how they are split."""
 
     name: Literal["fashion-mnist", "mnist", "digits", "npz", "images", "pickle"]
     path: str | None = Field(None, description="file or folder of your own npz, images or pickle")
     limit: int | None = Field(None, ge=2, description="only the first so many training images")
+    hold_out: str | None = Field(
+        None, description="a class left out of all splits, for evaluate to detect as an anomaly"
+    )
     validation: Validation = Validation()
     test: TestSplit = TestSplit()
 
@@ -72,7 +71,7 @@ class Data(_Section):
         return self
 
 
-class Model(_Section):
+class Model(Section):
     """What a trial may not vary, because trials of one study must be comparable."""
 
     likelihood: Literal[
@@ -99,7 +98,7 @@ class Model(_Section):
 Objective = Literal["nelbo_nats", "kl_nats", "recon_nats"]
 
 
-class Search(_Section):
+class Search(Section):
     """The study: how trials are proposed, pruned and compared."""
 
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
@@ -135,7 +134,7 @@ class Search(_Section):
         return self
 
 
-class Retrain(_Section):
+class Retrain(Section):
     """The best candidates on fresh seeds."""
 
     top: int = Field(2, ge=1, le=20, description="candidates")
@@ -143,7 +142,7 @@ class Retrain(_Section):
     epochs: Count = Field(20, description="epochs a run at most")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """The test set, once."""
 
     nelbo_samples: Count = Field(10, description="posterior samples an image for the NELBO")
@@ -157,10 +156,12 @@ class Evaluate(_Section):
     )
 
 
-class Render(_Section):
+class Render(Section):
     """The figures and the report."""
 
-    projections: list[Literal["pca", "tsne", "umap"]] = ["pca", "tsne"]
+    projections: list[Literal["pca", "tsne", "umap"]] = Field(
+        default=["pca", "tsne"], description="maps of the latent space to the plane"
+    )
     points: int = Field(2000, ge=50, description="test images in a latent scatter")
     images: int = Field(10, ge=1, le=64, description="originals and reconstructions")
     prior_samples: int = Field(20, ge=1, le=400, description="images decoded from the prior")
@@ -175,7 +176,7 @@ class Render(_Section):
     )
 
 
-class Space(_Section):
+class Space(Section):
     """One complete sweep."""
 
     name: str
@@ -188,12 +189,17 @@ class Space(_Section):
     evaluate: Evaluate = Evaluate()
     render: Render = Render()
 
+    @classmethod
+    def valid_keys(cls) -> list[str]:
+        """The sections of the file; `parameters` is split into fixed and searched."""
+        return ["data", "model", "parameters", "search", "retrain", "evaluate", "render"]
+
     def hyperparameters(self, chosen: dict[str, Value]) -> Hyperparameters:
         """The full setting of a trial: chosen over fixed over defaults."""
         return Hyperparameters(**{**self.fixed, **chosen})
 
 
-class Machine(_Section):
+class Machine(Section):
     """machine.yaml: where and how fast. Nothing here changes a byte of an output."""
 
     workers: Count | None = Field(None, description="worker processes (default: the cores)")
@@ -238,18 +244,18 @@ def space_names(root: Path) -> list[str]:
 
 def parse_space(name: str, raw: dict[str, Any], where: str) -> Space:
     """The validated sweep of a file's content; `where` names the file in errors."""
-    raw = dict(raw)
-    parameters = raw.pop("parameters", {})
-    for key in ("name", "fixed", "searched"):
-        if key in raw:
-            raise UserError(_unknown_key(Space, (key,), where))
+    if unknown := [key for key in raw if key not in Space.valid_keys()]:
+        raise UserError(unknown_key(Space, (unknown[0],), where))
+    sections = dict(raw)
+    parameters = sections.pop("parameters", {})
     if not isinstance(parameters, dict):
         raise UserError(f"{where}: parameters: must be a mapping, but got {show(parameters)}")
     try:
         fixed, searched = parse_parameters(parameters)
     except ValueError as error:
         raise UserError(f"{where}: parameters.{error}") from None
-    space = _validated(Space, {**raw, "name": name, "fixed": fixed, "searched": searched}, where)
+    sections |= {"name": name, "fixed": fixed, "searched": searched}
+    space = validated(Space, sections, where)
     _check_space(space, where)
     return space
 
@@ -264,45 +270,9 @@ def load_machine(root: Path) -> Machine:
             if key == "workers":
                 with suppress(ValueError):  # what is no number is refused below
                     value = int(text)
-            _validated(Machine, {key: value}, f"environment variable {variable}")
+            validated(Machine, {key: value}, f"environment variable {variable}")
             raw[key] = value
-    return _validated(Machine, raw, "machine.yaml")
-
-
-def _validated(model: type[Any], raw: dict[str, Any], where: str) -> Any:
-    try:
-        return model(**raw)
-    except ValidationError as error:
-        raise UserError(_one_line(model, error, where)) from None
-
-
-def _one_line(model: type[Any], error: ValidationError, where: str) -> str:
-    first, *others = error.errors()
-    if first["type"] == "extra_forbidden":
-        return _unknown_key(model, first["loc"], where)
-    key = _key(first)
-    if first["type"] == "missing":
-        return f"{where}: {key}: is required: add it"
-    same = [other for other in others if _key(other) == key]
-    return f"{where}: {key + ': ' if key else ''}{explain(first, *same)}"
-
-
-def _key(detail: Any) -> str:
-    # Pydantic names the alternatives of a union too.
-    names = (str(part) for part in detail["loc"])
-    return ".".join(name for name in names if not name.startswith(("float", "literal[")))
-
-
-def _unknown_key(model: Any, location: tuple[str | int, ...], where: str) -> str:
-    for part in location[:-1]:
-        model = model.model_fields[part].annotation
-    valid = list(model.model_fields)
-    if model is Space:
-        valid = ["data", "model", "parameters", *valid[valid.index("search") :]]
-    near = difflib.get_close_matches(str(location[-1]), valid, n=1)
-    hint = f"did you mean `{near[0]}`? " if near else ""
-    path = ".".join(str(part) for part in location)
-    return f"{where}: unknown key `{path}`: {hint}valid keys: {', '.join(valid)}"
+    return validated(Machine, raw, "machine.yaml")
 
 
 def _check_space(space: Space, where: str) -> None:

@@ -99,7 +99,8 @@ def _value(value: Any) -> str:
 def _cost(space: Space) -> str:
     search, retrain = space.search, space.retrain
     if not space.searched:
-        return f"at most {retrain.seeds * retrain.epochs} epochs: {retrain.seeds} seeds × {retrain.epochs}"
+        most = retrain.seeds * retrain.epochs
+        return f"at most {most} epochs: {retrain.seeds} seeds × {retrain.epochs}"
     most = search.trials * search.epochs + retrain.top * retrain.seeds * retrain.epochs
     return (
         f"at most {most} epochs: {search.trials} trials × {search.epochs} + {retrain.top}"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.validation import show
+from pipeline.validation import Section, show
 
 Family = Literal["mlp", "conv_stride", "conv_pool"]
 Value = Any  # a JSON value: number, string, boolean, null or list
@@ -20,10 +20,8 @@ Epochs = Annotated[int, Field(ge=0, le=1_000_000)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
-class Hyperparameters(BaseModel):
+class Hyperparameters(Section):
     """One complete setting of a trial. Field descriptions are printed by `check` and the README."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     family: Family = Field("mlp", description="architecture")
     latent_dim: int = Field(16, ge=1, le=4096, description="dimensions of the latent space")
@@ -95,9 +93,7 @@ ONLY_FOR_FAMILY: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Domain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
+class _Domain(Section):
     when: dict[str, Value] = Field(
         default_factory=dict,
         description="exists only where these other hyperparameters have this value (or one of a"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 2
+
+
+class Section(BaseModel):
+    """A mapping in a file. Unknown keys, values of another type, infinities and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def valid_keys(cls) -> list[str]:
+        """The keys that a person may write."""
+        return list(cls.model_fields)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -23,7 +39,8 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                problem = f"a key must be text, but got `{key.value}`: put it in quotes"
+                shown = key.value if isinstance(key, yaml.ScalarNode) else key.id
+                problem = f"a key must be text, but got `{shown}`: put it in quotes"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.value in seen:
                 problem = f"the key `{key.value}` is given twice"
@@ -50,6 +67,24 @@ def read_yaml(path: Path, where: str) -> dict[str, Any]:
     return raw
 
 
+def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
+    """The section of a file's content; `where` names the file in the UserError."""
+    try:
+        return section(**raw)
+    except ValidationError as error:
+        raise UserError(_one_line(section, error, where)) from None
+
+
+def unknown_key(section: Any, location: tuple[str | int, ...], where: str) -> str:
+    """The complaint about a key that a section or one inside it does not have."""
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    near = difflib.get_close_matches(str(location[-1]), section.valid_keys(), n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    path = ".".join(str(part) for part in location)
+    return f"{where}: unknown key `{path}`: {hint}valid keys: {', '.join(section.valid_keys())}"
+
+
 def explain(*details: Any) -> str:
     """Rule and value of pydantic's error details on one key (several: a union's alternatives)."""
     first = details[0]
@@ -65,9 +100,28 @@ def show(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def _one_line(section: type[Section], error: ValidationError, where: str) -> str:
+    first, *others = error.errors()
+    if first["type"] == "extra_forbidden":
+        return unknown_key(section, first["loc"], where)
+    key = _key(first)
+    if first["type"] == "missing":
+        return f"{where}: {key}: is required: add it"
+    same = [other for other in others if _key(other) == key]
+    return f"{where}: {key + ': ' if key else ''}{explain(first, *same)}"
+
+
+def _key(detail: Any) -> str:
+    # Pydantic names the alternatives of a union too.
+    names = (str(part) for part in detail["loc"])
+    return ".".join(name for name in names if not name.startswith(("float", "literal[")))
+
+
 def _rule(detail: Any) -> str:
     if detail["type"] in ("model_type", "dict_type"):
         return "must be a mapping"
+    if detail["type"] == "too_short":
+        return f"must have at least {detail['ctx']['min_length']} entry"
     return detail["msg"].replace("Input should be", "must be", 1)
 
 
@@ -75,4 +129,5 @@ def _position(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {error.problem}"  # type: ignore[attr-defined]
+    texts = (error.context, error.problem)  # type: ignore[attr-defined]
+    return f"line {mark.line + 1}: {', '.join(text for text in texts if text)}"

@@ -13,13 +13,15 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 # What a part may import of the project besides itself.
-BASE = {"config", "errors", "hyperparameters", "paths", "seeds"}
+BASE = {"config", "errors", "hyperparameters", "parameters", "paths", "seeds", "validation"}
 ALLOWED = {
     "errors": set(),
     "seeds": set(),
     "paths": set(),
-    "hyperparameters": set(),
-    "config": {"errors", "hyperparameters"},
+    "validation": {"errors"},
+    "hyperparameters": {"validation"},
+    "parameters": {"hyperparameters", "validation"},
+    "config": {"errors", "hyperparameters", "parameters", "validation"},
     "vae": {"paths", "seeds"},
     "study": BASE,
     "tracking": BASE | {"vae"},  # its served model decodes with torch
@@ -147,6 +149,6 @@ def test_dvc_deps_cover_the_imports(stage: str) -> None:
     for path in stage_closure(stage):
         if part(path) in NEUTRAL or path.name == "__init__.py":
             continue
-        if stage == "prepare" and part(path) == "hyperparameters":  # it reads `data` alone
+        if stage == "prepare" and part(path) in ("hyperparameters", "parameters"):
             continue
         assert any(path == dep or dep in path.parents for dep in covered), path

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TINY_DIGITS = """
-data: {name: digits, limit: 400}
+data: {name: digits, limit: 400, hold_out: "9"}
 model: {likelihood: bernoulli}
 parameters:
   lr: {low: 3.0e-3, high: 1.0e-2, log: true}
@@ -122,6 +122,7 @@ def test_the_parts_of_the_nelbo_add_up(finished: Path) -> None:
     assert metrics["nelbo_nats"] < metrics["baselines"]["mean_image_nelbo_nats"]
     assert metrics["nelbo_nats"] < metrics["first_epoch"]["nelbo_nats"]
     assert metrics["iw_nll_nats"] < metrics["nelbo_nats"]
+    assert 0 < metrics["anomaly_auroc"]["hold_out"] < 1
 
 
 def test_two_workers_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:

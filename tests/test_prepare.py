@@ -151,6 +151,7 @@ def test_own_test_images_stay_whole_and_in_order(tmp_path: Path) -> None:
     assert manifest["split"] == {
         "test": "the set's own",
         "limit": 20,
+        "hold_out": None,
         "validation": {"fraction": 0.1, "seed": 42},
     }
 
@@ -210,3 +211,19 @@ def test_real_fashion_mnist_has_the_published_figures(tmp_path: Path) -> None:
     assert bernoulli["mean_image_nelbo_nats"]["test"] == pytest.approx(385.02, abs=0.01)
     assert bernoulli["entropy_floor_nats"]["test"] == pytest.approx(189.858, abs=0.001)
     assert manifest["mean_image_mse_per_pixel"]["test"] == pytest.approx(0.0866, abs=0.0001)
+
+
+def test_a_class_held_out_is_in_no_split(digits: Path, tmp_path: Path) -> None:
+    folder = run(tmp_path, name="digits", hold_out="9")
+    whole, kept = read(digits), read(folder)
+    for name in prepare.SPLITS:
+        others = whole[f"{name}_labels"] != 9
+        assert np.array_equal(kept[f"{name}_images"], whole[f"{name}_images"][others])
+        assert not (kept[f"{name}_labels"] == 9).any()
+    nines = whole["test_images"][whole["test_labels"] == 9]
+    assert np.array_equal(kept["held_out_images"], nines)
+
+
+def test_an_unknown_class_cannot_be_held_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be one of 0, 1, .* but got ten"):
+        run(tmp_path, name="digits", hold_out="ten")

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Machine, Space
+from pipeline.errors import UserError
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
         metrics |= _importance_weighted(best, test, options.iw_samples)
     if options.probe and len(manifest["classes"]) > 1:
         metrics["probe_accuracy"] = _probe(best, paths)
+    if anomalies := _anomalies(best, space, machine, paths, test):
+        metrics["anomaly_auroc"] = anomalies
     metrics["first_epoch"] = measure(first, test, options.nelbo_samples, floor)
     metrics["last_epoch"] = measure(last, test, options.nelbo_samples, floor)
     metrics["seeds"] = _over_seeds(seeds, test, options.nelbo_samples)
@@ -135,6 +138,44 @@ def _probe(vae: VAE, paths: Paths) -> float:
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(*encoded("train", PROBE_IMAGES))
     return float(probe.score(*encoded("test", None)))
+
+
+def _anomalies(
+    vae: VAE, space: Space, machine: Machine, paths: Paths, test: Tensor
+) -> dict[str, float]:
+    """How well the per-image NELBO tells test images from foreign ones, as area under the ROC.
+
+    Foreign are the test images of other sets of the same shape and of a class held out. ½ is
+    chance; below it the foreign images look more likely than the model's own.
+    """
+    import numpy as np
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    from pipeline import sources
+    from pipeline.vae.measure import elbo
+
+    foreign: dict[str, np.ndarray] = {}
+    for other in space.evaluate.anomaly:
+        images = sources.load_known(other, machine, paths).test_images
+        assert images is not None  # the known sets have test images of their own
+        if images.shape[1:] != test.shape[1:]:
+            raise UserError(
+                f"evaluate.anomaly: {other} has images of shape {images.shape[1:]}, but the model"
+                f" takes {tuple(test.shape[1:])}: name a set of that shape"
+            )
+        foreign[other] = images
+    if (paths.prepare / "held_out_images.npy").exists():
+        foreign["hold_out"] = np.load(paths.prepare / "held_out_images.npy")
+    if not foreign:
+        return {}
+    own = elbo(vae, test, TEST_SEED).nelbo_nats.numpy()
+    found: dict[str, float] = {}
+    for name, images in foreign.items():
+        scores = elbo(vae, torch.from_numpy(images), TEST_SEED).nelbo_nats.numpy()
+        truth = np.r_[np.zeros(len(own)), np.ones(len(scores))]
+        found[name] = float(roc_auc_score(truth, np.r_[own, scores]))
+    return found
 
 
 def _seed_number(path: Any) -> int:

@@ -38,10 +38,15 @@ def run(space: config.Space, machine: config.Machine, paths: Paths) -> None:
     """Fetches, checks, splits and describes the data of a sweep. Raises UserError."""
     raw = sources.load(space.data, machine, paths)
     splits = split(space.data, raw)
+    held_out = None
+    if space.data.hold_out is not None:
+        splits, held_out = hold_out(space.data.hold_out, splits, raw.classes)
     with atomic_folder(paths.prepare) as folder:
         for name, (images, labels) in splits.items():
             np.save(folder / f"{name}_images.npy", images)
             np.save(folder / f"{name}_labels.npy", labels)
+        if held_out is not None:
+            np.save(folder / "held_out_images.npy", held_out)
         write_json(folder / "manifest.json", _manifest(space.data, raw, splits, folder))
         _draw_samples(folder / "samples.png", splits["train"], raw.classes, space.data)
 
@@ -75,6 +80,28 @@ def split(data: config.Data, raw: RawData) -> dict[str, Split]:
             " lower data.validation.fraction"
         )
     return {"train": train, "validation": validation, "test": test}
+
+
+def hold_out(
+    name: str, splits: dict[str, Split], classes: list[str]
+) -> tuple[dict[str, Split], np.ndarray]:
+    """The splits without a class, and that class's test images. Raises UserError."""
+    if name not in classes:
+        raise UserError(
+            f"data.hold_out: must be one of {', '.join(classes)}, but got {name}: name a class"
+        )
+    number = classes.index(name)
+    images, labels = splits["test"]
+    kept = {
+        split: (images[labels != number], labels[labels != number])
+        for split, (images, labels) in splits.items()
+    }
+    if any(len(labels) == 0 for _, labels in kept.values()) or not (labels == number).any():
+        raise UserError(
+            f"data.hold_out: {name} must leave images in every split and have test images of its"
+            " own: hold out another class"
+        )
+    return kept, images[labels == number]
 
 
 def pixel_sums(images: np.ndarray) -> PixelSums:
@@ -164,6 +191,7 @@ def _manifest(
         "split": {
             "test": "the set's own" if own_test else data.test.model_dump(),
             "limit": data.limit,
+            "hold_out": data.hold_out,
             "validation": data.validation.model_dump(),
         },
         "source_sha256": raw.source_sha256,
