@@ -9,10 +9,10 @@ repro: .venv            ## the sweeps of params.yaml, from download to report
 	$(WITH) dvc repro
 
 test: .venv             ## the tests a person runs gladly
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-slow: .venv        ## real processes, real data, real servers: minutes
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
 lint: .venv
 	$(BIN)/ruff check .

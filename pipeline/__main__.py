@@ -79,6 +79,17 @@ def status(
 
 
 @app.command()
+def reproduce(
+    name: Name, number: Annotated[int, typer.Argument(help="number of a search trial")]
+) -> None:
+    """Train one trial again, alone, and say whether the record is identical."""
+    from pipeline.config import load_machine
+    from pipeline.reproduce import reproduce_trial
+
+    typer.echo(reproduce_trial(Path.cwd(), load_machine(Path.cwd()), name, number))
+
+
+@app.command()
 def sync(name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None) -> None:
     """Bring MLflow up to date with the ledger and the outputs."""
     from pipeline.config import load_machine

@@ -144,7 +144,7 @@ class Worker:
                 chosen = proposer.propose(lease.number) if candidate is None else candidate
                 self._ledger.propose(lease, chosen)
             try:
-                training = self._new_training(study, lease.number, chosen)
+                training = self.new_training(study, lease.number, chosen)
                 if checkpoint.exists():
                     load_training(checkpoint, training)
                 ended = self._train_trial(study, lease, training, history, renewal, checkpoint)
@@ -187,7 +187,8 @@ class Worker:
         self._complete(study, lease, training, checkpoint.parent)
         return True
 
-    def _new_training(self, study: Study, number: int, chosen: dict[str, Value]) -> Training:
+    def new_training(self, study: Study, number: int, chosen: dict[str, Value]) -> Training:
+        """The training of a trial before its first epoch."""
         from pipeline.vae.fit import Training
 
         space = self._job.space

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import yaml
 from trainings import digits
 
-from pipeline.config import Space, parse_space
+from pipeline.config import Machine, Space, load_machine, parse_space
 from pipeline.paths import Paths, write_json
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, Trial
@@ -117,11 +118,15 @@ class Sweep:
             if path.is_file()
         }
 
+    def machine(self, workers: int = 1) -> Machine:
+        """This machine with so many workers and without MLflow."""
+        text = f"workers: {workers}\ntracking: none\ndevice: cpu\n"
+        (self.root / "machine.yaml").write_text(text)
+        return load_machine(self.root)
+
     def start(self, stage: str, workers: int) -> subprocess.Popen[str]:
         """The command line, as a person or DVC starts it."""
-        (self.root / "machine.yaml").write_text(
-            f"workers: {workers}\ntracking: none\ndevice: cpu\n"
-        )
+        self.machine(workers)
         with (self.root / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
                 [sys.executable, "-m", "pipeline", stage, "tiny"],
@@ -197,9 +202,5 @@ def no_one_left(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _kill(pid: int) -> None:
-    import os
-
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

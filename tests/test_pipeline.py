@@ -161,9 +161,7 @@ def test_a_stage_asks_for_the_one_before(tmp_path: Path) -> None:
         ("data: [", "YAML"),
     ],
 )
-def test_wrong_input_is_one_line_and_changes_nothing(
-    tmp_path: Path, text: str, words: str
-) -> None:
+def test_wrong_input_is_one_line_and_changes_nothing(tmp_path: Path, text: str, words: str) -> None:
     folder = checkout(tmp_path, {"wrong": text})
     before = sorted(folder.rglob("*"))
     done = pipeline(folder, "run", "wrong")

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from pipeline import worker as worker_module
 from pipeline.errors import UserError
+from pipeline.seeds import derive_seed
 from pipeline.stages import search
 from pipeline.study import ledger as ledger_module
 from pipeline.study.ledger import MAX_STRIKES, Lease, LeaseLost, Ledger
@@ -22,7 +23,7 @@ from pipeline.vae import checkpoint
 from pipeline.vae.fit import Training
 from pipeline.worker import INTERRUPTED, Job, Worker, resolve_device
 
-CANDIDATES = ({"lr": 0.02}, {"lr": 0.01, "optimizer": "sgd", "momentum": 0.9})
+CANDIDATES = ({"lr": 0.02}, {"lr": 0.04, "optimizer": "sgd", "momentum": 0.9})
 
 
 class Killed(BaseException):
@@ -128,7 +129,7 @@ def work_and_die(made: Sweep, killer: Killer, rng: random.Random, *settings: dic
     ledger, deaths = made.ledger, 0
     while True:
         worker = made.worker(ledger, *settings)
-        killer.left = rng.randint(2, 16)
+        killer.left = rng.randint(2, 30)
         try:
             assert worker.work() == 0
         except Killed:
@@ -138,3 +139,268 @@ def work_and_die(made: Sweep, killer: Killer, rng: random.Random, *settings: dic
             return deaths
         finally:
             killer.left = 0
+
+
+def at_epoch(
+    monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Training], None]
+) -> None:
+    """Has `action` happen once, in the middle of the first epoch `number` that is trained."""
+    run_epoch, pending = Training.run_epoch, [action]
+
+    def interrupted(training: Training) -> dict[str, Any]:
+        if pending and len(training.records) == number - 1:
+            pending.pop()(training)
+        return run_epoch(training)
+
+    monkeypatch.setattr(Training, "run_epoch", interrupted)
+
+
+def test_a_stopped_worker_leaves_after_its_epoch_and_holds_nothing(
+    tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tiny.worker()
+    at_epoch(monkeypatch, 2, lambda _: setattr(worker, "stopping", True))
+    assert worker.work() == INTERRUPTED
+    (trial,) = tiny.trials()
+    assert (trial.state, len(trial.curve), trial.strikes) == ("running", 2, 0)
+    assert tiny.held() == []
+    assert tiny.worker().work() == 0
+    assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_worker_that_outlived_its_lease_changes_nothing_more(
+    tiny: Sweep,
+    undisturbed: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Paused past its lease (SIGSTOP, a laptop's lid), while another one ends the whole search."""
+    now, zombie, other = [1e9], tiny.worker(), tiny.worker()
+    monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
+    other._owner = "elsewhere/1/2"
+    seen = []
+
+    def pause(_: Training) -> None:
+        now[0] += ledger_module.LEASE_SECONDS + 1
+        assert other.work() == 0
+        seen.append(tiny.trials())
+
+    at_epoch(monkeypatch, 2, pause)
+    assert zombie.work() == 0
+    assert "left alone: trial 0" in capsys.readouterr().err
+    assert seen == [tiny.trials()]
+    assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_lease_that_runs_out_is_a_strike_but_an_epoch_takes_it_back(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, ledger, strikes = [1e9], tiny.ledger, []
+    monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
+    worker = tiny.worker(ledger)
+    lease = claim(tiny, ledger, "elsewhere/1/2")
+    now[0] += ledger_module.LEASE_SECONDS + 1
+    at_epoch(monkeypatch, 1, lambda _: strikes.append(tiny.trials()[0].strikes))
+    assert worker.work() == 0
+    assert strikes == [1]
+    assert tiny.trials()[0].strikes == 0
+    with pytest.raises(LeaseLost, match="trial 0"):
+        ledger.report(lease, [])
+
+
+def claim(made: Sweep, ledger: Ledger, owner: str) -> Lease:
+    study = made.study
+    lease = ledger.claim(
+        study.id, budget=study.budget, parallelism=study.parallelism, owner=owner, meta={}
+    )
+    assert lease is not None
+    return lease
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_goes_on(
+    epoch: int, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_epoch, ledger, deaths = Training.run_epoch, tiny.ledger, 0
+    killer = derive_seed(tiny.space.search.seed, "trial", 0)
+
+    def deadly(training: Training) -> dict[str, Any]:
+        if training.seed == killer and len(training.records) == epoch - 1:
+            raise Killed
+        return run_epoch(training)
+
+    monkeypatch.setattr(Training, "run_epoch", deadly)
+    while True:
+        worker = tiny.worker(ledger)
+        try:
+            assert worker.work() == 0
+        except Killed:
+            deaths += 1
+            assert deaths <= MAX_STRIKES
+            ledger.release(worker._owner, blameless=False)
+        else:
+            break
+    first, *others = tiny.trials()
+    assert first.state == "failed"
+    assert first.reason == "killed 3 workers in the same epoch (out of memory?)"
+    assert len(first.curve) == epoch - 1
+    assert "complete" in {trial.state for trial in others}
+    assert len(others) == tiny.study.budget - 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no such thing"), "ValueError: no such thing"),
+        (MemoryError("3 GiB"), "out of memory: 3 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: CUDA out of memory"),
+    ],
+    ids=str,
+)
+def test_a_trial_that_raises_fails_with_its_reason_and_the_search_goes_on(
+    error: Exception, reason: str, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Training) -> None:
+        raise error
+
+    at_epoch(monkeypatch, 2, fail)
+    assert tiny.worker().work() == 0
+    first, *others = tiny.trials()
+    assert first.state == "failed"
+    assert first.reason is not None
+    assert first.reason.splitlines()[0] == reason
+    assert "Traceback" in first.reason
+    assert len(first.curve) == 1
+    assert not tiny.paths.trial(tiny.study.id, 0).joinpath("checkpoint.safetensors").exists()
+    assert len(others) == tiny.study.budget - 1
+    assert "complete" in {trial.state for trial in others}
+
+
+def test_a_trial_that_cannot_even_start_fails(tiny: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
+        raise MemoryError("a decoder of 300 GiB")
+
+    monkeypatch.setattr("pipeline.vae.fit.build", too_large)
+    assert tiny.worker().work() == 0
+    assert {(t.state, len(t.curve)) for t in tiny.trials()} == {("failed", 0)}
+
+
+def test_when_every_trial_fails_the_stage_says_why(tmp_path: Path) -> None:
+    """Rates at which nothing is learned in an epoch: worse than predicting the mean image."""
+    raw = sweep(parameters={"lr": {"low": 1e-9, "high": 1e-8}}, search={"epochs": 1, "trials": 3})
+    made = make_sweep(tmp_path, raw)
+    assert made.worker().work() == 0
+    machine = made.machine()
+    with pytest.raises(UserError, match=r"none of 3 trials succeeded: broken model: NELBO \d+"):
+        search.run(made.space, machine, made.paths)
+    assert not made.paths.search.exists()
+
+
+def test_a_diverged_trial_says_so(tmp_path: Path) -> None:
+    raw = sweep(parameters={"lr": 10.0, "optimizer": "sgd", "momentum": 0.9})
+    raw["parameters"]["latent_dim"] = {"choices": [3, 4]}
+    made = make_sweep(tmp_path, raw)
+    assert made.worker().work() == 0
+    assert {t.reason for t in made.trials()} == {"the training loss is not finite in epoch 1"}
+
+
+def test_the_gate_does_not_depend_on_which_trial_came_first(tmp_path: Path) -> None:
+    """Each model has a σ of its own, by which the mean image must not be measured."""
+    raw = sweep(model={"likelihood": "gaussian", "sigma": "optimal"}, search={"trials": 2})
+    made = make_sweep(tmp_path, raw)
+    worker = made.worker()
+    gates: list[float | None] = []
+    for seed, lr in ((0, 0.001), (1, 0.02)):
+        config = {**made.space.hyperparameters({"lr": lr}).model_dump()}
+        config |= made.space.model.model_dump()
+        trained = Training(worker._train, worker._validation, config, seed, 3)
+        while not trained.finished:
+            trained.run_epoch()
+        worker._gate = None
+        worker._broken(trained, worker_module._result(trained))
+        gates.append(worker._gate)
+    assert gates[0] == gates[1]
+
+
+def test_a_storage_that_fails_ends_the_worker_and_not_the_trial(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise OperationalError("UPDATE trials", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(Ledger, "report", unreachable)
+    with pytest.raises(OperationalError):
+        tiny.worker().work()
+    assert tiny.trials()[0].state == "running"
+
+
+def test_a_renewal_that_fails_is_noticed_at_the_end_of_the_epoch(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+
+    def unreachable(*_: object) -> None:
+        failed.append(True)
+        raise OperationalError("UPDATE trials", {}, Exception("server closed the connection"))
+
+    def wait(_: Training) -> None:
+        while not failed:
+            pass
+
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.01)
+    monkeypatch.setattr(Ledger, "renew", unreachable)
+    at_epoch(monkeypatch, 1, wait)
+    with pytest.raises(OperationalError):
+        tiny.worker().work()
+    assert tiny.trials()[0].curve == []
+
+
+def test_a_long_epoch_keeps_its_lease(tiny: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed: list[int] = []
+    renew = Ledger.renew
+
+    def noted(ledger: Ledger, lease: Lease) -> None:
+        renew(ledger, lease)
+        renewed.append(lease.number)
+
+    def wait(_: Training) -> None:
+        while len(renewed) < 3:
+            pass
+
+    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.01)
+    monkeypatch.setattr(Ledger, "renew", noted)
+    at_epoch(monkeypatch, 1, wait)
+    worker = tiny.worker()
+    assert worker.work() == 0
+    assert renewed[:3] == [0, 0, 0]
+
+
+def test_a_job_is_read_as_it_was_written_and_holds_no_password(tiny: Sweep) -> None:
+    worker = tiny.worker(None, *CANDIDATES)
+    text = worker._job.model_dump_json(indent=1)
+    assert Job.model_validate_json(text) == worker._job
+    assert "sqlite" not in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_the_users_to_correct(tiny: Sweep) -> None:
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(UserError, match=r"^device cuda:1 cannot be used: .*machine\.yaml$"):
+        resolve_device("cuda:1")
+    with pytest.raises(UserError):
+        Worker(tiny.worker()._job.model_copy(update={"device": "cuda"}), tiny.ledger)
+
+
+def test_process_start_knows_the_living_from_the_dead() -> None:
+    import os
+    import subprocess
+
+    process = subprocess.Popen(["sleep", "60"])
+    start = worker_module.process_start(process.pid)
+    assert start.isdecimal()
+    assert worker_module.owner_name(process.pid).endswith(f"/{process.pid}/{start}")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has waited for it
+    assert worker_module.process_start(process.pid) == ""
+    process.wait()
+    assert worker_module.process_start(process.pid) == ""

@@ -8,6 +8,7 @@ paused past its lease, say) changes nothing more and gets `LeaseLost`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,10 @@ class Ledger:
         """Opens `url` (SQLAlchemy form) and creates the tables if need be. Raises UserError."""
         self._engine = open_storage(url)
 
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
     def open_study(self, study: str, name: str, kind: str, spec: dict[str, Any]) -> None:
         """Registers a study; an existing one stays as it is."""
         row = {"id": study, "name": name, "kind": kind, "spec": json.dumps(spec)}
@@ -99,21 +104,14 @@ class Ledger:
         with self._write() as db:
             _lock_study(db, study)
             now = clock(db)
-            running = db.execute(
-                sa.select(TRIALS)
-                .where(TRIALS.c.study == study, TRIALS.c.state == "running")
-                .order_by(TRIALS.c.number)
-            ).all()
-            for row in running:
-                if row.number >= budget or row.expires > now:
-                    continue
-                if row.strikes >= MAX_STRIKES:
-                    self._fail_killer(db, row, now)
-                    continue
-                return _take_over(db, row, owner, now, meta)
-            number = _next_number(db, study)
-            oldest = min((row.number for row in running), default=number)
-            if number >= budget or number - oldest >= parallelism:
+            for row in _abandoned(db, study, budget, now):
+                # A lease that ran out is a strike; a trial that was released has got its own.
+                strikes = row.strikes + (1 if row.owner else 0)
+                if strikes < MAX_STRIKES:
+                    return _take_over(db, row, owner, now, meta, strikes)
+                _fail_killer(db, row, now)
+            number, oldest = _next_number(db, study), _oldest_running(db, study)
+            if number >= budget or (oldest is not None and number - oldest >= parallelism):
                 return None
             db.execute(
                 sa.insert(TRIALS).values(
@@ -232,16 +230,6 @@ class Ledger:
     def _write(self) -> AbstractContextManager[sa.Connection]:
         return transaction(self._engine)
 
-    def _fail_killer(self, db: sa.Connection, row: Any, now: float) -> None:
-        reason = f"killed {MAX_STRIKES} workers in the same epoch (out of memory?)"
-        db.execute(
-            sa.update(TRIALS)
-            .where(TRIALS.c.study == row.study, TRIALS.c.number == row.number)
-            .values(
-                state="failed", reason=reason, owner=None, token=row.token + 1, finished_ms=_ms(now)
-            )
-        )
-
 
 def storage_url(machine: Machine, paths: Paths) -> str:
     """Where the ledger is: machine.yaml's URL or the SQLite file under runs/state."""
@@ -251,22 +239,49 @@ def storage_url(machine: Machine, paths: Paths) -> str:
     return f"sqlite:///{paths.ledger}"
 
 
-def _take_over(db: sa.Connection, row: Any, owner: str, now: float, meta: dict[str, Any]) -> Lease:
-    # An owner that let its lease run out gets a strike; one that was released has got its own.
-    strikes = row.strikes + (1 if row.owner else 0)
-    db.execute(
-        sa.update(TRIALS)
-        .where(TRIALS.c.study == row.study, TRIALS.c.number == row.number)
-        .values(
-            owner=owner,
-            token=row.token + 1,
-            strikes=strikes,
-            expires=now + LEASE_SECONDS,
-            meta=json.dumps(meta),
-        )
+def _abandoned(db: sa.Connection, study: str, budget: int, now: float) -> Sequence[Any]:
+    query = sa.select(TRIALS).where(
+        TRIALS.c.study == study,
+        TRIALS.c.state == "running",
+        TRIALS.c.number < budget,
+        TRIALS.c.expires <= now,
+    )
+    return db.execute(query.order_by(TRIALS.c.number)).all()
+
+
+def _take_over(
+    db: sa.Connection, row: Any, owner: str, now: float, meta: dict[str, Any], strikes: int
+) -> Lease:
+    token = row.token + 1
+    _set(
+        db,
+        row,
+        owner=owner,
+        token=token,
+        strikes=strikes,
+        expires=now + LEASE_SECONDS,
+        meta=json.dumps(meta),
     )
     parameters = json.loads(row.parameters) if row.parameters else None
-    return Lease(row.study, row.number, row.token + 1, parameters)
+    return Lease(row.study, row.number, token, parameters)
+
+
+def _fail_killer(db: sa.Connection, row: Any, now: float) -> None:
+    reason = f"killed {MAX_STRIKES} workers in the same epoch (out of memory?)"
+    _set(
+        db,
+        row,
+        state="failed",
+        reason=reason,
+        owner=None,
+        token=row.token + 1,
+        finished_ms=_ms(now),
+    )
+
+
+def _set(db: sa.Connection, row: Any, **values: Any) -> None:
+    this = (TRIALS.c.study == row.study) & (TRIALS.c.number == row.number)
+    db.execute(sa.update(TRIALS).where(this).values(**values))
 
 
 def _lock_study(db: sa.Connection, study: str) -> None:
@@ -279,6 +294,11 @@ def _next_number(db: sa.Connection, study: str) -> int:
     last = db.execute(sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study == study))
     highest = last.scalar_one()
     return 0 if highest is None else highest + 1
+
+
+def _oldest_running(db: sa.Connection, study: str) -> int | None:
+    running = (TRIALS.c.study == study) & (TRIALS.c.state == "running")
+    return db.execute(sa.select(sa.func.min(TRIALS.c.number)).where(running)).scalar_one()
 
 
 def _insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:

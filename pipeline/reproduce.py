@@ -1,0 +1,52 @@
+"""Trains one trial again, alone, and compares it with its record epoch by epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Machine, load_space
+from pipeline.errors import UserError
+from pipeline.paths import Paths, read_json
+from pipeline.study.identity import search_study
+from pipeline.study.ledger import Ledger, Trial, storage_url
+from pipeline.worker import Job, Worker
+
+TIMES = ("seconds", "core_seconds", "ended_ms")  # what differs between any two runs
+
+
+def reproduce_trial(root: Path, machine: Machine, name: str, number: int) -> str:
+    """Says whether a trial's record is identical when it is trained again.
+
+    Nothing is written. Raises UserError if there is no such trial.
+    """
+    space, paths = load_space(root, name), Paths(root, name)
+    manifest = paths.prepare / "manifest.json"
+    if not manifest.exists():
+        raise UserError(f"reproduce {name}: no data: run `python -m pipeline prepare {name}` first")
+    study = search_study(space, read_json(manifest)["sha256"])
+    ledger = Ledger(storage_url(machine, paths))
+    found = ledger.trials(study.id, number, number)
+    if not found or not found[0].curve or found[0].parameters is None:
+        count = len(ledger.trials(study.id))
+        raise UserError(
+            f"reproduce {name}: study {study.id} has {count} trials, and {number} is none with a"
+            " finished epoch: choose another number"
+        )
+    job = Job(root=root, space=space, studies=[study], candidates={}, device=machine.device,
+              lineage={})  # fmt: skip
+    training = Worker(job, ledger).new_training(study, number, found[0].parameters)
+    for _ in found[0].curve:
+        training.run_epoch()
+    return _verdict(found[0], training.records)
+
+
+def _verdict(trial: Trial, records: list[dict[str, Any]]) -> str:
+    for before, after in zip(trial.curve, records, strict=True):
+        for key in after:
+            if key not in TIMES and before.get(key) != after[key]:
+                return (
+                    f"trial {trial.number} differs first in epoch {after['epoch']}: {key} was"
+                    f" {before.get(key)} and is {after[key]} (another processor or torch?)"
+                )
+    return f"trial {trial.number} is identical in all {len(records)} epochs"

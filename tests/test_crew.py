@@ -1,0 +1,288 @@
+"""A crew: its lock, its signals, the dead and the orphans it finds, and its pool of processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from crews import Sweep, children, eventually, make_sweep, no_one_left, pid_of, sweep
+from filelock import FileLock
+
+from pipeline import crew
+from pipeline.errors import UserError
+from pipeline.launch.local import MAX_DEATHS_IN_A_ROW, Pool, WorkersKeepDying
+from pipeline.study.ledger import Trial
+from pipeline.worker import owner_name
+
+LONG = {"trials": 3, "epochs": 60, "parallelism": 2, "pruner": "none"}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Sweep:
+    """A sweep of a few trials that are long enough to be met in their midst."""
+    return make_sweep(tmp_path / "clone", sweep(search=LONG, parameters={"patience": None}))
+
+
+def run_crew(made: Sweep) -> None:
+    study, ledger = made.study, made.ledger
+    ledger.open_study(study.id, "tiny", study.kind, study.spec)
+    crew.run_studies("search", made.space, made.machine(), made.paths, ledger, [study], {})
+
+
+def claim(made: Sweep, owner: str) -> Trial:
+    study, ledger = made.study, made.ledger
+    ledger.open_study(study.id, "tiny", study.kind, study.spec)
+    lease = ledger.claim(study.id, budget=9, parallelism=9, owner=owner, meta={})
+    assert lease
+    return made.trials()[lease.number]
+
+
+@contextmanager
+def process(seconds: str = "60") -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", seconds]) as sleeping:
+        try:
+            yield sleeping
+        finally:
+            sleeping.kill()
+
+
+def test_a_second_crew_is_the_users_mistake(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crew, "LOCK_SECONDS", 0.1)
+    tiny.paths.study(tiny.study.id).mkdir(parents=True)
+    with (
+        FileLock(tiny.paths.study(tiny.study.id) / "lock"),
+        pytest.raises(UserError, match=r"^search tiny runs already on this host: wait"),
+    ):
+        run_crew(tiny)
+    assert capsys.readouterr().err == "search tiny: another process works on it; waiting\n"
+    assert tiny.trials() == []
+
+
+def test_a_crew_waits_for_one_that_is_about_to_end(tiny: Sweep) -> None:
+    """As when the same command is given again right after Ctrl-C."""
+    assert make_finished(tiny).worker().work() == 0
+    tiny.paths.study(tiny.study.id).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(tiny.paths.study(tiny.study.id) / "lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.3, lock.release).start()
+    run_crew(tiny)
+
+
+def make_finished(made: Sweep) -> Sweep:
+    """The same sweep with trials that take no time."""
+    return Sweep(made.root, made.space)
+
+
+def test_what_the_dead_held_is_released_and_what_others_hold_is_not(tiny: Sweep) -> None:
+    here = socket.gethostname()
+    with process() as gone:
+        dead = owner_name(gone.pid)
+    with process() as living:
+        owners = [dead, f"{here}/{living.pid}/1", owner_name(living.pid), "elsewhere/1/1"]
+        for owner in owners:  # the second: a process that has got the number of a dead one
+            claim(tiny, owner)
+        crew._release_the_dead(tiny.ledger)
+        assert [trial.owner for trial in tiny.trials()] == [None, None, *owners[2:]]
+        assert [trial.strikes for trial in tiny.trials()] == [0, 0, 0, 0]
+        assert tiny.trials()[0].expires == 0  # to be claimed at once
+
+
+def test_a_crew_waits_for_orphans_of_its_study_alone(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers whose parent was killed may need a moment to notice."""
+    monkeypatch.setattr(crew, "ORPHAN_SECONDS", 60.0)
+    ledger = tiny.ledger
+    ledger.open_study("other", "tiny", "search", {})
+    with process() as busy, process("0.5") as orphan:
+        ledger.claim("other", budget=1, parallelism=1, owner=owner_name(busy.pid), meta={})
+        claim(tiny, owner_name(orphan.pid))
+        crew._await_orphans(ledger, [tiny.study])
+        assert owner_name(orphan.pid).endswith("/")  # it is dead
+        assert not owner_name(busy.pid).endswith("/")
+
+
+def test_a_killed_worker_is_a_strike_and_one_that_left_is_not(tiny: Sweep) -> None:
+    for killed, strikes in ((True, 1), (False, 0)):
+        with process() as worker:
+            trial = claim(tiny, owner_name(worker.pid))
+        assert crew._bury(worker.pid, killed, tiny.ledger) is killed
+        assert tiny.trials()[trial.number].strikes == strikes
+        assert tiny.trials()[trial.number].owner is None
+        claim(tiny, "elsewhere/1/1")
+    assert crew._bury(worker.pid, True, tiny.ledger) is False  # it held nothing
+
+
+# --- the pool, with scripts as its workers ----------------------------------------------------
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pool]:
+    def make(
+        script: str, count: int = 1, blamed: bool = False, progress: Callable[[], object] = int
+    ) -> Pool:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        return Pool(["worker"], count, tmp_path, dict(os.environ), lambda *_: blamed, progress)
+
+    return make
+
+
+def poll_to_the_end(pool: Pool) -> bool:
+    try:
+        eventually(lambda: pool.poll() == 0, "all workers have left")
+        return True
+    finally:
+        pool.kill()
+
+
+def test_a_pool_is_done_when_all_have_left_well(pool: Callable[..., Pool]) -> None:
+    assert poll_to_the_end(pool("exit 0", count=3))
+
+
+def test_workers_that_die_at_once_again_and_again_end_the_pool_with_their_last_words(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    with pytest.raises(WorkersKeepDying) as caught:
+        poll_to_the_end(pool("echo one more >&2; exit 1"))
+    assert f"{MAX_DEATHS_IN_A_ROW + 1} workers died in a row" in str(caught.value)
+    assert "exit code 1" in str(caught.value)
+    assert str(caught.value).endswith("one more")
+    log = (tmp_path / "worker-0.log").read_text()
+    assert log == "one more\n" * (MAX_DEATHS_IN_A_ROW + 1)
+
+
+ONCE_IN_TEN = 'echo >> "$0.count"; [ $(wc -l < "$0.count") -ge 10 ] || kill -9 $$'
+
+
+def test_deaths_do_not_count_while_there_is_progress(pool: Callable[..., Pool]) -> None:
+    ticks = iter(range(100))
+    assert poll_to_the_end(pool(ONCE_IN_TEN, progress=lambda: next(ticks)))
+
+
+def test_deaths_that_a_trial_is_blamed_for_do_not_count(pool: Callable[..., Pool]) -> None:
+    """They are bounded by the trial's strikes; with four such trials there are a dozen."""
+    assert poll_to_the_end(pool(ONCE_IN_TEN, blamed=True))
+
+
+def test_a_worker_that_finds_the_input_wrong_ends_the_pool_at_once(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^device cuda is not there$"):
+        poll_to_the_end(pool("echo error: device cuda is not there >&2; exit 2"))
+    assert (tmp_path / "worker-0.log").read_text().count("error:") == 1
+
+
+def test_workers_that_leave_when_asked_are_not_replaced(pool: Callable[..., Pool]) -> None:
+    stopped = pool("trap 'exit 130' TERM; echo ready; while :; do sleep 0.05; done", count=2)
+    logs = [slot.log for slot in stopped._slots]
+    eventually(lambda: all("ready" in log.read_text() for log in logs), "workers are at work")
+    assert stopped.poll() == 2
+    stopped.stop()
+    assert poll_to_the_end(stopped)
+
+
+def test_killing_leaves_no_one(pool: Callable[..., Pool]) -> None:
+    killed = pool("trap '' TERM; sleep 60", count=2)
+    pids = [slot.process.pid for slot in killed._slots]
+    killed.kill()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert killed.poll() == 0
+
+
+def test_a_worker_notices_the_end_of_its_parent(pool: Callable[..., Pool], tmp_path: Path) -> None:
+    """Its standard input ends when its parent does, and no other worker holds that pipe open."""
+    done = tmp_path / "done"
+    orphans = pool(f"read line; echo >> {done}", count=3)
+    stdins = [slot.process.stdin for slot in orphans._slots]
+    for stdin in stdins:  # what the kernel does when a process ends
+        assert stdin
+        stdin.close()
+    eventually(lambda: done.exists() and len(done.read_text()) == 3, "all three have noticed")
+    for slot in orphans._slots:
+        slot.process.wait()
+
+
+# --- real workers -----------------------------------------------------------------------------
+
+
+def in_midst_of_a_trial(made: Sweep) -> Trial | None:
+    """A trial with an epoch behind it, whose worker stands still so that it stays in it."""
+    for trial in made.held():
+        if trial.curve:
+            os.kill(pid_of(trial), signal.SIGSTOP)
+            now = made.ledger.trials(trial.study, trial.number, trial.number)[0]
+            if now.owner == trial.owner and len(now.curve) < made.study.epochs - 2:
+                return now
+            os.kill(pid_of(trial), signal.SIGCONT)
+    return None
+
+
+def test_a_killed_worker_and_a_killed_parent_change_no_byte(tiny: Sweep, tmp_path: Path) -> None:
+    undisturbed = make_sweep(
+        tmp_path / "undisturbed", sweep(search=LONG, parameters={"patience": None})
+    )
+    assert undisturbed.worker().work() == 0
+
+    command = tiny.start("search", workers=2)
+    with no_one_left(command):
+        victim = eventually(lambda: in_midst_of_a_trial(tiny), "a trial is at work")
+        os.kill(pid_of(victim), signal.SIGKILL)
+
+        def taken_over() -> Trial | None:
+            now = tiny.trials()[victim.number]
+            return now if now.owner not in (victim.owner, None) else None
+
+        heir = eventually(taken_over, "the trial has a new owner")
+        assert heir.number == victim.number
+        assert len(heir.curve) >= len(victim.curve)  # it goes on, it does not start again
+        workers = children(command.pid)
+        command.kill()
+        command.wait()
+        eventually(lambda: not any(alive(pid) for pid in workers), "its workers have left")
+
+    finished = sum(trial.state != "running" for trial in tiny.trials())
+    assert finished < tiny.study.budget
+    command = tiny.start("search", workers=1)
+    with no_one_left(command):
+        assert command.wait(120) == 0, tiny.errors
+    assert f"has {finished} of 3 trials" in tiny.errors
+    assert tiny.tables() == undisturbed.tables()
+
+
+def alive(pid: int) -> bool:
+    return not owner_name(pid).endswith("/")
+
+
+@pytest.mark.parametrize(
+    "kind", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_stop_that_is_asked_for_says_how_to_go_on_and_holds_nothing(
+    kind: signal.Signals, tiny: Sweep
+) -> None:
+    command = tiny.start("search", workers=1)
+    with no_one_left(command):
+        eventually(lambda: any(trial.curve for trial in tiny.trials()), "an epoch is recorded")
+        command.send_signal(kind)
+        assert command.wait(60) == 130
+    last = tiny.errors.splitlines()[-1]
+    finished = sum(trial.state != "running" for trial in tiny.trials())
+    assert last == (
+        f"search tiny: interrupted with {finished} of 3 trials finished; nothing is lost: the same"
+        " command goes on"
+    )
+    assert "Traceback" not in tiny.errors
+    assert tiny.held() == []
+    assert {trial.strikes for trial in tiny.trials()} == {0}

@@ -1,0 +1,164 @@
+"""Workers that come back from the dead, and trials that kill them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from desk import PARAMETERS, STUDY, WRITES, Desk, curve, write
+
+from pipeline.study.ledger import MAX_STRIKES, LeaseLost
+
+
+class TestFencing:
+    """A worker that was paused past its lease can change nothing more."""
+
+    @pytest.mark.parametrize("kind", WRITES)
+    def test_after_a_takeover(self, desk: Desk, expire: Callable[[], None], kind: str) -> None:
+        expire()
+        zombie = desk.must_claim("a")
+        expire()
+        desk.ledger.propose(desk.must_claim("b"), PARAMETERS)
+        before = desk.row()
+        with pytest.raises(LeaseLost, match=f"trial 0 of {STUDY}"):
+            write(desk.ledger, zombie, kind)
+        assert desk.row() == before
+
+    @pytest.mark.parametrize("kind", WRITES)
+    def test_after_a_takeover_by_itself(
+        self, desk: Desk, expire: Callable[[], None], kind: str
+    ) -> None:
+        expire()
+        zombie = desk.must_claim("a")
+        desk.must_claim("a")
+        before = desk.row()
+        with pytest.raises(LeaseLost):
+            write(desk.ledger, zombie, kind)
+        assert desk.row() == before
+
+    @pytest.mark.parametrize("kind", WRITES)
+    def test_after_the_end_by_another(
+        self, desk: Desk, expire: Callable[[], None], kind: str
+    ) -> None:
+        expire()
+        zombie = desk.must_claim("a")
+        desk.complete(desk.must_claim("b"))
+        before = desk.row()
+        with pytest.raises(LeaseLost):
+            write(desk.ledger, zombie, kind)
+        assert desk.row() == before
+
+    @pytest.mark.parametrize("kind", WRITES)
+    def test_after_its_own_end(self, desk: Desk, kind: str) -> None:
+        lease = desk.must_claim("a")
+        desk.complete(lease)
+        before = desk.row()
+        with pytest.raises(LeaseLost):
+            write(desk.ledger, lease, kind)
+        assert desk.row() == before
+
+    @pytest.mark.parametrize("kind", WRITES)
+    @pytest.mark.parametrize("blameless", [True, False])
+    def test_after_a_release_in_its_name(self, desk: Desk, kind: str, blameless: bool) -> None:
+        lease = desk.must_claim("a")
+        desk.ledger.release("a", blameless=blameless)
+        before = desk.row()
+        with pytest.raises(LeaseLost):
+            write(desk.ledger, lease, kind)
+        assert desk.row() == before
+
+    def test_a_zombie_that_comes_first_is_none(
+        self, desk: Desk, expire: Callable[[], None]
+    ) -> None:
+        """A lease that has run out still counts until someone takes the trial."""
+        expire()
+        lease = desk.must_claim("a")
+        expire()
+        desk.complete(lease)
+        assert desk.row().state == "complete"
+        assert desk.must_claim("b").number == 1
+
+    def test_a_zombie_releases_nothing_of_others(
+        self, desk: Desk, expire: Callable[[], None]
+    ) -> None:
+        expire()
+        desk.must_claim("a")
+        expire()
+        taken = desk.must_claim("b")
+        assert not desk.ledger.release("a", blameless=True)
+        desk.complete(taken)
+
+
+class TestStrikes:
+    """A trial that kills its workers without getting on fails, and the search goes on."""
+
+    def crash(self, desk: Desk, epochs: int = 0) -> bool:
+        """A worker claims trial 0, reports so many epochs and dies; False if 0 is over."""
+        lease = desk.must_claim("a")
+        if lease.number:
+            return False
+        if epochs:
+            desk.ledger.report(lease, curve(epochs))
+        assert desk.ledger.release("a", blameless=False)
+        return True
+
+    def test_enough_deaths_fail_it_with_the_reason(self, desk: Desk) -> None:
+        deaths = list(itertools.takewhile(bool, (self.crash(desk) for _ in range(10))))
+        assert len(deaths) == MAX_STRIKES
+        trial = desk.row()
+        assert (trial.state, trial.owner, trial.result) == ("failed", None, None)
+        assert trial.reason == "killed 3 workers in the same epoch (out of memory?)"
+        assert trial.finished_ms is not None
+        assert desk.ledger.finished(STUDY, 100) == 1
+
+    def test_leases_that_run_out_count_too(self, desk: Desk, expire: Callable[[], None]) -> None:
+        expire()
+        assert [desk.must_claim("a").number for _ in range(MAX_STRIKES)] == [0] * MAX_STRIKES
+        expire()
+        assert desk.must_claim("a").number == 1
+        assert desk.row().state == "failed"
+
+    def test_a_known_death_is_counted_once(self, desk: Desk) -> None:
+        self.crash(desk)
+        desk.must_claim("b")
+        assert desk.row().strikes == 1
+
+    def test_an_end_that_was_asked_for_is_no_strike(self, desk: Desk) -> None:
+        for _ in range(3 * MAX_STRIKES):
+            assert desk.must_claim("a").number == 0
+            desk.ledger.release("a", blameless=True)
+        assert desk.row().strikes == 0
+
+    def test_progress_clears_them(self, desk: Desk) -> None:
+        for epochs in range(1, 2 * MAX_STRIKES):
+            assert self.crash(desk)
+            assert desk.row().strikes == min(epochs, 2)
+            assert self.crash(desk, epochs)
+            assert desk.row().strikes == 1  # of the death after that epoch
+
+    def test_an_epoch_from_the_checkpoint_is_no_progress(self, desk: Desk) -> None:
+        """The next worker reports the epochs that it finds, and dies in the one after."""
+        deaths = list(itertools.takewhile(bool, (self.crash(desk, 2) for _ in range(10))))
+        assert len(deaths) == MAX_STRIKES
+        assert desk.row().curve == curve(2)
+
+    def test_neither_are_epochs_done_again(self, desk: Desk) -> None:
+        """On a host without the checkpoint it starts anew and dies in the same epoch."""
+        self.crash(desk, 3)
+        for _ in range(MAX_STRIKES - 1):
+            lease = desk.must_claim("a")
+            for epochs in (1, 2, 3):
+                desk.ledger.report(lease, curve(epochs))
+            desk.ledger.release("a", blameless=False)
+        assert desk.must_claim("a").number == 1
+        assert desk.row().state == "failed"
+
+    def test_a_failed_killer_no_longer_holds_up_the_others(self, desk: Desk) -> None:
+        for _ in range(MAX_STRIKES):
+            assert desk.claim("a", parallelism=1)
+            desk.ledger.release("a", blameless=False)
+        lease = desk.claim("a", parallelism=1)
+        assert lease
+        assert lease.number == 1
+        assert desk.row().state == "failed"
