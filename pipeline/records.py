@@ -104,7 +104,12 @@ class Sweep:
             end_ms=None if self.live else ended,
             params=settings | domains | {"likelihood": spec["model"]["likelihood"]},
             metrics=[*_best_so_far(trials), *_points(measured, 0, retrained)],
-            tags={"kind": "study", "study": study, "data_sha256": spec["data"]},
+            tags={
+                "kind": "study",
+                "study": study,
+                "data_sha256": spec["data"],
+                "mlflow.source.name": f"search_spaces/{self.space.name}.yaml",
+            },
             artifacts=_artifacts(self.paths) if outputs else {},
             description=_description(self.space, study, outputs),
             dataset=_dataset(outputs.manifest) if outputs and outputs.manifest else None,

@@ -225,5 +225,5 @@ def test_a_class_held_out_is_in_no_split(digits: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_class_cannot_be_held_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be one of 0, 1, .* but got ten"):
+    with pytest.raises(UserError, match=r"must be one of 0, 1, .* but got ten"):
         run(tmp_path, name="digits", hold_out="ten")

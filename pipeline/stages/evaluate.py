@@ -172,7 +172,7 @@ def _anomalies(
     own = elbo(vae, test, TEST_SEED).nelbo_nats.numpy()
     found: dict[str, float] = {}
     for name, images in foreign.items():
-        scores = elbo(vae, torch.from_numpy(images), TEST_SEED).nelbo_nats.numpy()
+        scores = elbo(vae, torch.from_numpy(images.copy()), TEST_SEED).nelbo_nats.numpy()
         truth = np.r_[np.zeros(len(own)), np.ones(len(scores))]
         found[name] = float(roc_auc_score(truth, np.r_[own, scores]))
     return found

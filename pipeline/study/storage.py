@@ -54,10 +54,10 @@ def open_storage(url: str) -> sa.Engine:
             if not is_sqlite(db):  # two creators at once would collide
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
             _schema.create_all(db)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # it may hold a password, so it is not shown
         raise UserError(
             "storage is not a database URL: write sqlite:///FILE or"
-            " postgresql://USER@HOST/DATABASE in machine.yaml"
+            " postgresql://USER@HOST/DATABASE in machine.yaml (@ within a password is %40)"
         ) from None
     except (sa.exc.SQLAlchemyError, ImportError) as error:
         detail = str(getattr(error, "orig", error)).splitlines()[0]
@@ -90,7 +90,7 @@ def clock(db: sa.Connection) -> float:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() == "postgresql":
+    if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
         return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         raise sa.exc.ArgumentError

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 KEY_TAG = "vae_pipeline.key"
 PAGE = 200  # runs of one search answer, which must arrive within the HTTP timeout
 LOCK_SECONDS = 10
+# MLflow's pages show such an experiment as model training instead of asking what it is.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass
@@ -123,7 +125,7 @@ def _get_or_create(client: MlflowClient, name: str, location: str | None) -> Exp
     if found := client.get_experiment_by_name(name):
         return found
     try:
-        return client.get_experiment(client.create_experiment(name, location))
+        return client.get_experiment(client.create_experiment(name, location, EXPERIMENT_TAGS))
     except MlflowException as error:
         found = client.get_experiment_by_name(name)  # another host was faster
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
