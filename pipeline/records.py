@@ -13,22 +13,11 @@ from pipeline.paths import Paths, read_json
 from pipeline.seeds import digest
 from pipeline.study.identity import candidate_study
 from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.tables import CURVE_COLUMNS
 from pipeline.tracking.run import Dataset, Metric, Run, Status
 
 # What of an epoch becomes a curve in MLflow.
-CURVES = (
-    "nelbo_nats",
-    "recon_nats",
-    "kl_nats",
-    "train_nelbo_nats",
-    "train_recon_nats",
-    "train_kl_nats",
-    "lr",
-    "active_units",
-    "mu_std",
-    "log_var_mean",
-    "seconds",
-)
+CURVES = (*CURVE_COLUMNS, "mu_std", "log_var_mean", "seconds")
 STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 

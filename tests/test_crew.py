@@ -1,4 +1,4 @@
-"""A crew: its lock, its signals, the dead and the orphans it finds, and its pool of processes."""
+"""A crew: its lock, its signals, the dead and the orphans it finds, and what kills do to it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from filelock import FileLock
 
 from pipeline import crew
 from pipeline.errors import UserError
-from pipeline.launch.local import MAX_DEATHS_IN_A_ROW, Pool, WorkersKeepDying
-from pipeline.study.ledger import Trial
+from pipeline.study.ledger import Lease, Trial
 from pipeline.worker import owner_name
 
 LONG = {"trials": 3, "epochs": 60, "parallelism": 2, "pruner": "none"}
@@ -37,12 +35,12 @@ def run_crew(made: Sweep) -> None:
     crew.run_studies("search", made.space, made.machine(), made.paths, ledger, [study], {})
 
 
-def claim(made: Sweep, owner: str) -> Trial:
+def claim(made: Sweep, owner: str) -> Lease:
     study, ledger = made.study, made.ledger
     ledger.open_study(study.id, "tiny", study.kind, study.spec)
     lease = ledger.claim(study.id, budget=9, parallelism=9, owner=owner, meta={})
     assert lease
-    return made.trials()[lease.number]
+    return lease
 
 
 @contextmanager
@@ -70,17 +68,14 @@ def test_a_second_crew_is_the_users_mistake(
 
 def test_a_crew_waits_for_one_that_is_about_to_end(tiny: Sweep) -> None:
     """As when the same command is given again right after Ctrl-C."""
-    assert make_finished(tiny).worker().work() == 0
-    tiny.paths.study(tiny.study.id).mkdir(parents=True, exist_ok=True)
+    for _ in range(tiny.study.budget):
+        tiny.ledger.finish(claim(tiny, "elsewhere/1/1"), "failed", [], None, "a reason")
+    tiny.paths.study(tiny.study.id).mkdir(parents=True)
     lock = FileLock(tiny.paths.study(tiny.study.id) / "lock", thread_local=False)
     lock.acquire()
     threading.Timer(0.3, lock.release).start()
     run_crew(tiny)
-
-
-def make_finished(made: Sweep) -> Sweep:
-    """The same sweep with trials that take no time."""
-    return Sweep(made.root, made.space)
+    assert not lock.is_locked
 
 
 def test_what_the_dead_held_is_released_and_what_others_hold_is_not(tiny: Sweep) -> None:
@@ -115,107 +110,12 @@ def test_a_crew_waits_for_orphans_of_its_study_alone(
 def test_a_killed_worker_is_a_strike_and_one_that_left_is_not(tiny: Sweep) -> None:
     for killed, strikes in ((True, 1), (False, 0)):
         with process() as worker:
-            trial = claim(tiny, owner_name(worker.pid))
+            lease = claim(tiny, owner_name(worker.pid))
         assert crew._bury(worker.pid, killed, tiny.ledger) is killed
-        assert tiny.trials()[trial.number].strikes == strikes
-        assert tiny.trials()[trial.number].owner is None
+        assert tiny.trials()[lease.number].strikes == strikes
+        assert tiny.trials()[lease.number].owner is None
         claim(tiny, "elsewhere/1/1")
     assert crew._bury(worker.pid, True, tiny.ledger) is False  # it held nothing
-
-
-# --- the pool, with scripts as its workers ----------------------------------------------------
-
-
-@pytest.fixture
-def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pool]:
-    def make(
-        script: str, count: int = 1, blamed: bool = False, progress: Callable[[], object] = int
-    ) -> Pool:
-        program = tmp_path / "python"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(program))
-        return Pool(["worker"], count, tmp_path, dict(os.environ), lambda *_: blamed, progress)
-
-    return make
-
-
-def poll_to_the_end(pool: Pool) -> bool:
-    try:
-        eventually(lambda: pool.poll() == 0, "all workers have left")
-        return True
-    finally:
-        pool.kill()
-
-
-def test_a_pool_is_done_when_all_have_left_well(pool: Callable[..., Pool]) -> None:
-    assert poll_to_the_end(pool("exit 0", count=3))
-
-
-def test_workers_that_die_at_once_again_and_again_end_the_pool_with_their_last_words(
-    pool: Callable[..., Pool], tmp_path: Path
-) -> None:
-    with pytest.raises(WorkersKeepDying) as caught:
-        poll_to_the_end(pool("echo one more >&2; exit 1"))
-    assert f"{MAX_DEATHS_IN_A_ROW + 1} workers died in a row" in str(caught.value)
-    assert "exit code 1" in str(caught.value)
-    assert str(caught.value).endswith("one more")
-    log = (tmp_path / "worker-0.log").read_text()
-    assert log == "one more\n" * (MAX_DEATHS_IN_A_ROW + 1)
-
-
-ONCE_IN_TEN = 'echo >> "$0.count"; [ $(wc -l < "$0.count") -ge 10 ] || kill -9 $$'
-
-
-def test_deaths_do_not_count_while_there_is_progress(pool: Callable[..., Pool]) -> None:
-    ticks = iter(range(100))
-    assert poll_to_the_end(pool(ONCE_IN_TEN, progress=lambda: next(ticks)))
-
-
-def test_deaths_that_a_trial_is_blamed_for_do_not_count(pool: Callable[..., Pool]) -> None:
-    """They are bounded by the trial's strikes; with four such trials there are a dozen."""
-    assert poll_to_the_end(pool(ONCE_IN_TEN, blamed=True))
-
-
-def test_a_worker_that_finds_the_input_wrong_ends_the_pool_at_once(
-    pool: Callable[..., Pool], tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"^device cuda is not there$"):
-        poll_to_the_end(pool("echo error: device cuda is not there >&2; exit 2"))
-    assert (tmp_path / "worker-0.log").read_text().count("error:") == 1
-
-
-def test_workers_that_leave_when_asked_are_not_replaced(pool: Callable[..., Pool]) -> None:
-    stopped = pool("trap 'exit 130' TERM; echo ready; while :; do sleep 0.05; done", count=2)
-    logs = [slot.log for slot in stopped._slots]
-    eventually(lambda: all("ready" in log.read_text() for log in logs), "workers are at work")
-    assert stopped.poll() == 2
-    stopped.stop()
-    assert poll_to_the_end(stopped)
-
-
-def test_killing_leaves_no_one(pool: Callable[..., Pool]) -> None:
-    killed = pool("trap '' TERM; sleep 60", count=2)
-    pids = [slot.process.pid for slot in killed._slots]
-    killed.kill()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    assert killed.poll() == 0
-
-
-def test_a_worker_notices_the_end_of_its_parent(pool: Callable[..., Pool], tmp_path: Path) -> None:
-    """Its standard input ends when its parent does, and no other worker holds that pipe open."""
-    done = tmp_path / "done"
-    orphans = pool(f"read line; echo >> {done}", count=3)
-    stdins = [slot.process.stdin for slot in orphans._slots]
-    for stdin in stdins:  # what the kernel does when a process ends
-        assert stdin
-        stdin.close()
-    eventually(lambda: done.exists() and len(done.read_text()) == 3, "all three have noticed")
-    for slot in orphans._slots:
-        slot.process.wait()
-
-
-# --- real workers -----------------------------------------------------------------------------
 
 
 def in_midst_of_a_trial(made: Sweep) -> Trial | None:

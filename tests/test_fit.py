@@ -132,29 +132,38 @@ def test_a_batch_larger_than_the_data_is_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.25])
-def test_a_step_follows_the_gradient_of_the_loss_written_by_hand(
-    beta: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batch_size", [TRAIN, 200])
+def test_steps_follow_the_gradient_of_the_loss_written_by_hand(
+    beta: float, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Binary cross-entropy summed over pixels plus beta times torch's own KL, mean over images."""
+    """Binary cross-entropy summed over pixels plus beta times torch's own KL, mean over images.
+
+    With batches of 200 the last one is the mean over its own 30 images.
+    """
     stepped = training(
-        optimizer="sgd", momentum=0.0, lr=1e-2, beta=beta, batch_size=TRAIN, epochs=1
+        optimizer="sgd", momentum=0.0, lr=1e-2, beta=beta, batch_size=batch_size, epochs=1
     )
-    before, spy = copy.deepcopy(stepped.vae), Spy(stepped, monkeypatch)
+    by_hand, spy = copy.deepcopy(stepped.vae), Spy(stepped, monkeypatch)
     record = stepped.run_epoch()
-    (x,), (eps,) = spy.batches, spy.noise
-
-    mu, log_var = before.encode(x)
-    posterior = distributions.Normal(mu, (log_var / 2).exp())
-    logits = before.decode(mu + posterior.stddev * eps)
-    recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-    kl = distributions.kl_divergence(posterior, distributions.Normal(0, 1)).sum()
-    ((recon + beta * kl) / TRAIN).backward()
-
-    assert record["train_recon_nats"] == pytest.approx(recon.item() / TRAIN, rel=1e-6)
-    assert record["train_kl_nats"] == pytest.approx(kl.item() / TRAIN, rel=1e-5)
-    for old, new in zip(before.parameters(), stepped.vae.parameters(), strict=True):
-        assert old.grad is not None
-        torch.testing.assert_close(new, old - 1e-2 * old.grad, rtol=1e-4, atol=1e-6)
+    recons, kls = [], []
+    for x, eps in zip(spy.batches, spy.noise, strict=True):
+        mu, log_var = by_hand.encode(x)
+        posterior = distributions.Normal(mu, (log_var / 2).exp())
+        logits = by_hand.decode(mu + posterior.stddev * eps)
+        recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = distributions.kl_divergence(posterior, distributions.Normal(0, 1)).sum()
+        by_hand.zero_grad()
+        ((recon + beta * kl) / len(x)).backward()
+        with torch.no_grad():
+            for weight in by_hand.parameters():
+                assert weight.grad is not None
+                weight.sub_(1e-2 * weight.grad)
+        recons.append(recon.item())
+        kls.append(kl.item())
+    assert record["train_recon_nats"] == pytest.approx(sum(recons) / TRAIN, rel=1e-5)
+    assert record["train_kl_nats"] == pytest.approx(sum(kls) / TRAIN, rel=1e-4)
+    for expected, weight in zip(by_hand.parameters(), stepped.vae.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_training_figures_are_means_over_images_not_over_batches(

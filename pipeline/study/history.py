@@ -38,9 +38,11 @@ class History:
         if start > last:
             return
         for trial in self._ledger.trials(self._study, start, last):
-            if trial.state == "running" or trial.number != len(self._finished):
-                raise RuntimeError(f"trial {trial.number} of {self._study} is not finished yet")
+            if trial.state == "running":
+                break
             self._finished.append(trial)
             if trial.state != "failed":
                 values = tuple(record["nelbo_nats"] for record in trial.curve)
                 self._curves.append(Curve(trial.number, values, trial.state == "complete"))
+        if len(self._finished) <= last:
+            raise RuntimeError(f"trial {len(self._finished)} of {self._study} is not finished yet")

@@ -41,9 +41,8 @@ def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
         row |= {name: cell(parameters.get(name)) for name in searched}
         rows.append(row)
     columns = [*outcome, "reason", *searched]
-    return pd.DataFrame(
-        rows, columns=columns, dtype=object
-    )  # an integer that is missing elsewhere stays one
+    # As objects, integers of a column with gaps stay integers.
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:

@@ -1,0 +1,95 @@
+"""Many processes on one ledger, and processes that die inside a transaction."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier, Event
+
+from desk import STUDY, Desk
+
+from pipeline.study.ledger import Ledger
+from pipeline.study.storage import open_storage, transaction
+
+PROCESSES, TRIALS, PARALLELISM = 8, 48, 5
+DEADLINE = 60.0
+spawn = multiprocessing.get_context("spawn")
+
+
+def work(url: str, owner: str, start: Barrier, results: Queue[list[int]]) -> None:
+    """Opens the fresh database with all others at once and works until all trials are done."""
+    start.wait(DEADLINE)
+    ledger = Ledger(url)
+    ledger.open_study(STUDY, "tiny", "search", {})
+    mine = []
+    while ledger.finished(STUDY, TRIALS) < TRIALS:
+        lease = ledger.claim(STUDY, budget=TRIALS, parallelism=PARALLELISM, owner=owner, meta={})
+        if lease is None:
+            time.sleep(0.001)
+            continue
+        needed = ledger.trials(STUDY, 0, lease.number - PARALLELISM)
+        assert all(trial.state != "running" for trial in needed)
+        ledger.propose(lease, {"lr": lease.number / 1000})
+        ledger.report(lease, [{"epoch": 1, "owner": owner}])
+        ledger.finish(lease, "complete", [{"epoch": 1, "owner": owner}], {"owner": owner})
+        mine.append(lease.number)
+    ledger.close()
+    results.put(mine)
+
+
+def test_no_number_is_given_twice_and_none_is_lost(storage: str) -> None:
+    start, results = spawn.Barrier(PROCESSES), spawn.Queue()
+    crew = [
+        spawn.Process(target=work, args=(storage, f"w{i}", start, results))
+        for i in range(PROCESSES)
+    ]
+    for process in crew:
+        process.start()
+    shares = [results.get(timeout=DEADLINE) for _ in crew]
+    for process in crew:
+        process.join(DEADLINE)
+        assert process.exitcode == 0
+    assert sorted(itertools.chain(*shares)) == list(range(TRIALS))
+
+    ledger = Ledger(storage)
+    trials = ledger.trials(STUDY)
+    ledger.close()
+    assert [trial.number for trial in trials] == list(range(TRIALS))
+    for trial in trials:  # every column was written by one and the same worker
+        assert trial.result is not None
+        assert trial.curve == [{"epoch": 1, "owner": trial.result["owner"]}]
+        assert trial.parameters == {"lr": trial.number / 1000}
+
+
+def stop_inside(url: str, inside: Event) -> None:
+    """Claims a trial, changes it in a transaction that it never ends."""
+    engine = open_storage(url)
+    with transaction(engine) as db:
+        db.exec_driver_sql("UPDATE trials SET state = 'failed', reason = 'half'")
+        inside.set()
+        time.sleep(DEADLINE)
+
+
+def test_a_process_killed_inside_a_transaction_leaves_nothing(storage: str) -> None:
+    desk = Desk(storage)
+    lease = desk.must_claim("a")
+    inside = spawn.Event()
+    process = spawn.Process(target=stop_inside, args=(storage, inside))
+    process.start()
+    assert inside.wait(DEADLINE)
+    process.kill()
+    process.join(DEADLINE)
+    desk.ledger.propose(lease, {"lr": 1.0})  # the lock is free, and the row as it was
+    assert (desk.row().state, desk.row().reason) == ("running", None)
+    desk.ledger.close()
+
+
+def test_threads_share_a_ledger(storage: str) -> None:
+    desk = Desk(storage)
+    with ThreadPoolExecutor(8) as pool:
+        leases = list(pool.map(lambda i: desk.claim(str(i), parallelism=100), range(40)))
+    assert sorted(lease.number for lease in leases if lease) == list(range(40))
+    desk.ledger.close()

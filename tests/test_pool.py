@@ -1,0 +1,103 @@
+"""The pool of worker processes, with scripts in place of workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from crews import eventually
+
+from pipeline.errors import UserError
+from pipeline.launch.local import MAX_DEATHS_IN_A_ROW, Pool, WorkersKeepDying
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pool]:
+    def make(
+        script: str, count: int = 1, blamed: bool = False, progress: Callable[[], object] = int
+    ) -> Pool:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        return Pool(["worker"], count, tmp_path, dict(os.environ), lambda *_: blamed, progress)
+
+    return make
+
+
+def poll_to_the_end(pool: Pool) -> bool:
+    try:
+        eventually(lambda: pool.poll() == 0, "all workers have left")
+        return True
+    finally:
+        pool.kill()
+
+
+def test_a_pool_is_done_when_all_have_left_well(pool: Callable[..., Pool]) -> None:
+    assert poll_to_the_end(pool("exit 0", count=3))
+
+
+def test_workers_that_die_at_once_again_and_again_end_the_pool_with_their_last_words(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    with pytest.raises(WorkersKeepDying) as caught:
+        poll_to_the_end(pool("echo one more >&2; exit 1"))
+    assert f"{MAX_DEATHS_IN_A_ROW + 1} workers died in a row" in str(caught.value)
+    assert "exit code 1" in str(caught.value)
+    assert str(caught.value).endswith("one more")
+    log = (tmp_path / "worker-0.log").read_text()
+    assert log == "one more\n" * (MAX_DEATHS_IN_A_ROW + 1)
+
+
+ONCE_IN_TEN = 'echo >> "$0.count"; [ $(wc -l < "$0.count") -ge 10 ] || kill -9 $$'
+
+
+def test_deaths_do_not_count_while_there_is_progress(pool: Callable[..., Pool]) -> None:
+    ticks = iter(range(100))
+    assert poll_to_the_end(pool(ONCE_IN_TEN, progress=lambda: next(ticks)))
+
+
+def test_deaths_that_a_trial_is_blamed_for_do_not_count(pool: Callable[..., Pool]) -> None:
+    """They are bounded by the trial's strikes; with four such trials there are a dozen."""
+    assert poll_to_the_end(pool(ONCE_IN_TEN, blamed=True))
+
+
+def test_a_worker_that_finds_the_input_wrong_ends_the_pool_at_once(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^device cuda is not there$"):
+        poll_to_the_end(pool("echo error: device cuda is not there >&2; exit 2"))
+    assert (tmp_path / "worker-0.log").read_text().count("error:") == 1
+
+
+def test_workers_that_leave_when_asked_are_not_replaced(pool: Callable[..., Pool]) -> None:
+    stopped = pool("trap 'exit 130' TERM; echo ready; while :; do sleep 0.05; done", count=2)
+    logs = [slot.log for slot in stopped._slots]
+    eventually(lambda: all("ready" in log.read_text() for log in logs), "workers are at work")
+    assert stopped.poll() == 2
+    stopped.stop()
+    assert poll_to_the_end(stopped)
+
+
+def test_killing_leaves_no_one(pool: Callable[..., Pool]) -> None:
+    killed = pool("trap '' TERM; sleep 60", count=2)
+    pids = [slot.process.pid for slot in killed._slots]
+    killed.kill()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert killed.poll() == 0
+
+
+def test_a_worker_notices_the_end_of_its_parent(pool: Callable[..., Pool], tmp_path: Path) -> None:
+    """Its standard input ends when its parent does, and no other worker holds that pipe open."""
+    done = tmp_path / "done"
+    orphans = pool(f"read line; echo >> {done}", count=3)
+    stdins = [slot.process.stdin for slot in orphans._slots]
+    for stdin in stdins:  # what the kernel does when a process ends
+        assert stdin
+        stdin.close()
+    eventually(lambda: done.exists() and len(done.read_text()) == 3, "all three have noticed")
+    for slot in orphans._slots:
+        slot.process.wait()
