@@ -24,7 +24,7 @@ class Progress:
         self._title = f"{stage} {space.name}"
         self._ledger = ledger
         self._studies = studies
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False)  # a reason may hold [brackets]
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._started = time.monotonic()
         self._finished: dict[tuple[str, int], Trial] = {}
@@ -102,7 +102,8 @@ class Progress:
         for heading in ("trial", "state", "epoch", "NELBO (nats)", "s/epoch", "parameters"):
             table.add_column(heading, overflow="fold")
         by_id = {study.id: study for study in self._studies}
-        recent = list(self._finished.values())[-max(0, ROWS - len(running)) :]
+        hidden = max(0, len(self._finished) - max(0, ROWS - len(running)))
+        recent = list(self._finished.values())[hidden:]
         for trial in [*recent, *running]:
             table.add_row(*_row(by_id[trial.study], trial))
         head = Text(

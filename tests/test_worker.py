@@ -18,7 +18,9 @@ from pipeline.errors import UserError
 from pipeline.seeds import derive_seed
 from pipeline.stages import search
 from pipeline.study import ledger as ledger_module
+from pipeline.study.history import History
 from pipeline.study.ledger import MAX_STRIKES, Lease, LeaseLost, Ledger
+from pipeline.study.propose import Proposer
 from pipeline.vae import checkpoint
 from pipeline.vae.fit import Training
 from pipeline.worker import INTERRUPTED, Job, Worker, resolve_device
@@ -153,6 +155,29 @@ def work_and_die(made: Sweep, killer: Killer, rng: random.Random, *settings: dic
             return deaths
         finally:
             killer.left = 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_overtake_each_other_give_the_same_bytes(
+    seed: int, tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now and then, in the midst of a trial, another worker does all of the next one."""
+    ledger, study, search_ = tiny.ledger, tiny.study, tiny.space.search
+    one, other, rng = tiny.worker(ledger), tiny.worker(ledger), random.Random(seed)
+    other._owner = "elsewhere/1/2"
+    run_epoch, ahead = Training.run_epoch, []
+
+    def overtaken(training: Training) -> dict[str, Any]:
+        if rng.random() < 0.3 and (claimed := other._claim()):
+            history = History(ledger, study.id)
+            ahead.append(claimed[1].number)
+            other._run(*claimed, history, Proposer(tiny.space.searched, search_, history))
+        return run_epoch(training)
+
+    monkeypatch.setattr(Training, "run_epoch", overtaken)
+    assert one.work() == 0
+    assert tiny.tables() == undisturbed.tables()
+    assert len(ahead) >= 2
 
 
 def at_epoch(
