@@ -124,14 +124,17 @@ class Sweep:
         (self.root / "machine.yaml").write_text(text)
         return load_machine(self.root)
 
-    def start(self, stage: str, workers: int) -> subprocess.Popen[str]:
-        """The command line, as a person or DVC starts it."""
+    def start(
+        self, stage: str, workers: int, *before: str, **environment: str
+    ) -> subprocess.Popen[str]:
+        """The command line, as a person starts it, or as the program `before` does."""
         self.machine(workers)
+        known = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
         with (self.root / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "pipeline", stage, "tiny"],
+                [*before, sys.executable, "-m", "pipeline", stage, "tiny"],
                 cwd=self.root,
-                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(self.root)},
+                env={**known, **environment},
                 stderr=errors,
                 text=True,
             )

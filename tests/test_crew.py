@@ -186,3 +186,29 @@ def test_a_stop_that_is_asked_for_says_how_to_go_on_and_holds_nothing(
     assert "Traceback" not in tiny.errors
     assert tiny.held() == []
     assert {trial.strikes for trial in tiny.trials()} == {0}
+
+
+@pytest.mark.slow
+def test_a_killed_dvc_takes_its_stage_along(tiny: Sweep) -> None:
+    dvc = tiny.start("search", 1, "/bin/sh", "-c", '"$@"; true', "dvc", DVC_STAGE="search@tiny")
+    with no_one_left(dvc):
+        eventually(lambda: any(trial.curve for trial in tiny.trials()), "an epoch is recorded")
+        (command,) = children(dvc.pid)
+        dvc.kill()
+        dvc.wait()
+        eventually(lambda: not alive(command), "the stage has ended")
+    assert "the same command goes on" in tiny.errors.splitlines()[-1]
+    assert tiny.held() == []
+
+
+@pytest.mark.slow
+def test_asked_twice_it_leaves_at_once_and_holds_nothing(tiny: Sweep) -> None:
+    command = tiny.start("search", workers=2)
+    with no_one_left(command):
+        eventually(lambda: in_midst_of_a_trial(tiny), "a trial is at work")  # it cannot stop
+        command.send_signal(signal.SIGTERM)
+        eventually(lambda: "once more to leave at once" in tiny.errors, "the first is understood")
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(60) == 130
+    assert tiny.held() == []
+    assert {trial.strikes for trial in tiny.trials()} == {0}
