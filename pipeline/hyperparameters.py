@@ -55,7 +55,9 @@ class Hyperparameters(Section):
         0.0, ge=0, lt=1, description="constant, cosine: share of the steps with a rising rate"
     )
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a reduction")
-    plateau_patience: Epochs = Field(3, description="plateau: epochs without improvement")
+    plateau_patience: int = Field(
+        3, ge=1, le=1_000_000, description="plateau: epochs without improvement before a reduction"
+    )
     plateau_floor: float = Field(1e-6, ge=0, description="plateau: lowest learning rate")
     beta: float = Field(1.0, ge=0, description="weight of the KL in the training loss")
     kl_warmup: float = Field(
@@ -67,7 +69,9 @@ class Hyperparameters(Section):
     patience: Epochs | None = Field(
         None, description="early stopping after so many epochs without improvement"
     )
-    min_delta: float = Field(0.0, ge=0, description="early stopping: what counts as improvement")
+    min_delta: float = Field(
+        0.0, ge=0, description="nats that count as improvement: early stopping, plateau"
+    )
     restore_best: bool = Field(
         True, description="keep the weights of the best epoch (else of the last)"
     )

@@ -207,7 +207,7 @@ def test_binarized_images_are_drawn_anew_each_epoch(monkeypatch: pytest.MonkeyPa
     [
         ({}, [1, 1, 1, 1]),
         ({"schedule": "cosine"}, [(1 + math.cos(math.pi * s / 16)) / 2 for s in (3, 7, 11, 15)]),
-        ({"schedule": "plateau", "plateau_patience": 0}, [1, 1, 0.5, 0.25]),
+        ({"schedule": "plateau", "plateau_patience": 1}, [1, 1, 0.5, 0.25]),
     ],
     ids=["constant", "cosine", "plateau"],
 )
@@ -268,7 +268,7 @@ def test_the_monitor_decides_which_epoch_is_kept(
 
 def test_a_plateau_waits_for_the_end_of_the_kl_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, [1.0, 2.0, 3.0, 9.0, 8.0])
-    waiting = training(schedule="plateau", plateau_patience=0, kl_warmup_epochs=4, epochs=5)
+    waiting = training(schedule="plateau", plateau_patience=1, kl_warmup_epochs=4, epochs=5)
     assert run(waiting).plateau.factor == 1.0
 
 

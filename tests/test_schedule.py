@@ -77,25 +77,46 @@ def test_factors_of_very_short_trainings_stay_above_0_and_below_1(
     assert all(0 < factor <= 1 for factor in ours(total, schedule=schedule, lr_warmup=share))
 
 
-@pytest.mark.parametrize("patience", [0, 1, 3])
+@pytest.mark.parametrize("patience", [1, 2, 4])
 @pytest.mark.parametrize("floor", [0.0, 2e-4])
-def test_plateau_is_torchs_step_by_step(patience: int, floor: float) -> None:
-    setting = config(lr=1e-2, plateau_factor=0.5, plateau_patience=patience, plateau_floor=floor)
+def test_plateau_is_torchs_one_epoch_earlier(patience: int, floor: float) -> None:
+    setting = config(
+        lr=1e-2, plateau_patience=patience, plateau_floor=floor, plateau_factor=0.5, min_delta=0.1
+    )
     sgd = optimizer(lr=1e-2)
-    theirs = lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=patience, min_lr=floor, eps=0)
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        sgd,
+        factor=0.5,
+        patience=patience - 1,
+        threshold=0.1,
+        threshold_mode="abs",
+        min_lr=floor,
+        eps=0,
+    )
     plateau = Plateau(setting)
     value, rng = 300.0, random.Random(patience)
     for _ in range(80):
-        value += rng.choice([-5, -0.02, -0.5, 0, 0.5, 1])  # -0.02 is below the threshold of 1e-4
+        value += rng.choice([-5, -0.02, -0.5, 0, 0.5, 1])  # -0.02 is no improvement
         theirs.step(value)
         plateau.observe(value)
         assert 1e-2 * plateau.factor == pytest.approx(sgd.param_groups[0]["lr"])
     assert plateau.factor < 0.5
 
 
+def test_plateau_halves_where_a_published_run_with_patience_3_halved() -> None:
+    """Best epoch 75 of 81, halved at 41, 56, 64, 68, 78 and 81: patience 3, early stopping 6."""
+    bad = {*range(39, 42), *range(54, 57), *range(62, 65), *range(66, 69), *range(76, 82)}
+    plateau, halved = Plateau(config(plateau_patience=3, min_delta=1e-4)), []
+    for epoch in range(1, 82):
+        before = plateau.factor
+        plateau.observe(200.0 if epoch in bad else 190.0 - epoch)
+        halved += [epoch] if plateau.factor < before else []
+    assert halved == [41, 56, 64, 68, 78, 81]
+
+
 def test_plateau_knows_better_from_worse_below_zero_as_well() -> None:
-    """Densities above 1 make negative NELBOs, where 0.9999 times the best is worse than it."""
-    plateau = Plateau(config(plateau_patience=0))
+    """Densities above 1 make negative NELBOs: a relative improvement would point the wrong way."""
+    plateau = Plateau(config(plateau_patience=1, min_delta=0.01))
     plateau.observe(-100.0)
     plateau.observe(-99.999)
     assert plateau.factor == 0.5
@@ -104,7 +125,7 @@ def test_plateau_knows_better_from_worse_below_zero_as_well() -> None:
 
 
 def test_plateau_state_restores_it() -> None:
-    first, second = Plateau(config(plateau_patience=1)), Plateau(config(plateau_patience=1))
+    first, second = Plateau(config(plateau_patience=2)), Plateau(config(plateau_patience=2))
     for value in (3.0, 3.0, 3.0, 4.0):
         first.observe(value)
     second.restore(first.state())

@@ -52,9 +52,10 @@ def kl_warmup_end(config: dict[str, Any], epochs: int) -> int:
 
 
 class Plateau:
-    """Multiplies the rate by `factor` after more than `patience` epochs without a better value.
+    """Multiplies the rate by `factor` in every `patience`-th epoch without a better value in a row.
 
-    An improvement is a relative one of 1e-4 or more, as in torch's ReduceLROnPlateau.
+    Better by more than `min_delta` nats, and counted as early stopping counts (and Keras; torch's
+    ReduceLROnPlateau waits an epoch longer and wants a relative improvement).
     """
 
     def __init__(self, config: dict[str, Any]):
@@ -65,11 +66,11 @@ class Plateau:
 
     def observe(self, value: float) -> None:
         """Takes the monitored value of an epoch."""
-        if value < self.best - 1e-4 * abs(self.best) or self.best == math.inf:
+        if value < self.best - self._config["min_delta"]:
             self.best, self.waited = value, 0
             return
         self.waited += 1
-        if self.waited > self._config["plateau_patience"]:
+        if self.waited >= self._config["plateau_patience"]:
             floor = self._config["plateau_floor"] / self._config["lr"]
             self.factor = max(self.factor * self._config["plateau_factor"], min(floor, self.factor))
             self.waited = 0
