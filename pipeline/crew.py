@@ -99,10 +99,6 @@ def run_studies(
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc gives every large block back to the kernel and faults it in again the next step, which
-    # costs a convolution 30 % of its time
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
 
 

@@ -71,8 +71,9 @@ class Worker:
         import torch
 
         from pipeline.vae.data import load_images
+        from pipeline.vae.process import prepare_process
 
-        torch.set_num_threads(1)  # a sum's order is part of the answer, so the threads are fixed
+        prepare_process()
         self._job = job
         self._ledger = ledger
         self._paths = Paths(job.root, job.space.name)

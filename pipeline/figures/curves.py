@@ -59,8 +59,9 @@ def candidates(history: pd.DataFrame, winner: object) -> Figure:
         axes.plot(run["epoch"], run["nelbo_nats"], color=ink, zorder=order, linewidth=1)
     low, top = history["nelbo_nats"].min(), ceiling(history["nelbo_nats"])
     axes.set_ylim(low - 0.05 * (top - low) - 1e-9, top + 1e-9)
-    axes.legend([Line2D([], [], color=style.BLUE), Line2D([], [], color=style.FAINT)],
-                ["winner", "other candidates"])  # fmt: skip
+    if history["candidate"].nunique() > 1:
+        axes.legend([Line2D([], [], color=style.BLUE), Line2D([], [], color=style.FAINT)],
+                    ["winner", "other candidates"])  # fmt: skip
     _finish(axes, "", "validation NELBO, nats per image")
     return drawing
 

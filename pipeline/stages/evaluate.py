@@ -23,12 +23,11 @@ PROBE_IMAGES = 10_000
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
     """Measures best, first-epoch and all seeds' weights, and the baselines beside them."""
-    import torch
-
     from pipeline.vae.checkpoint import load_model
     from pipeline.vae.data import load_images
+    from pipeline.vae.process import prepare_process
 
-    torch.set_num_threads(1)  # a sum's order is part of the answer, so the threads are fixed
+    prepare_process()
     manifest = read_json(paths.prepare / "manifest.json")
     test = load_images(paths.prepare, "test")
     config = paths.retrain / "config.json"

@@ -5,19 +5,18 @@ It runs on the CPU whatever the machine offers, so that the pictures are the sam
 
 from __future__ import annotations
 
-import torch
-
 from pipeline.config import Machine, Space
 from pipeline.figures import advice, atlas, report, style
 from pipeline.figures.inputs import read_inputs
 from pipeline.figures.trials import importance
 from pipeline.paths import Paths, atomic_folder
 from pipeline.vae.checkpoint import load_model
+from pipeline.vae.process import prepare_process
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
     """Writes paths.render: a PNG for every figure and report.html, all or nothing."""
-    torch.set_num_threads(1)  # t-SNE makes another rounding of a sum visible
+    prepare_process()
     inputs = read_inputs(paths, space.searched)
     record = paths.retrain / "config.json"
     first = load_model(paths.retrain / "first_epoch.safetensors", record)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,19 +39,12 @@ def save_training(path: Path, training: Training) -> None:
     tensors |= {f"first.{name}": tensor for name, tensor in training.first_weights.items()}
     if training.best_epoch != len(training.records):
         tensors |= {f"best.{name}": tensor for name, tensor in training.best_weights.items()}
-    optimizer = training.optimizer.state_dict()
-    numbers = {}
-    for index, state in optimizer["state"].items():
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
+    for name, values in training.optimizer.state.items():
+        tensors |= {f"optimizer.{name}.{index}": value for index, value in enumerate(values)}
     progress = {
         "records": training.records,
         "early_stopping": training.early_stopping_state(),
         "plateau": training.plateau.state(),
-        "optimizer": numbers,
     }
     _save(path, tensors, {"training": json.dumps(progress)})
 
@@ -71,16 +62,9 @@ def load_training(path: Path, training: Training) -> None:
     if not best and training.best_epoch:
         best = _under(tensors, "model.")
     training.best_weights = best
-    parameters = list(training.vae.parameters())
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in [*_under(tensors, "optimizer.").items(), *progress["optimizer"].items()]:
-        index, name = int(key.split(".", 1)[0]), key.split(".", 1)[1]
-        if isinstance(value, Tensor) and value.shape == parameters[index].shape:
-            # A fused optimizer walks parameter and state alike: their strides must agree.
-            value = torch.empty_like(parameters[index]).copy_(value)
-        state.setdefault(index, {})[name] = value
-    groups = training.optimizer.state_dict()["param_groups"]
-    training.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for name, values in training.optimizer.state.items():
+        for index, value in enumerate(values):  # in place: strides stay those of the parameters
+            value.copy_(tensors[f"optimizer.{name}.{index}"])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline.seeds import derive_seed
 from pipeline.vae.measure import binarize, elbo, pixels
-from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
+from pipeline.vae.model import build, kl_per_dim, reparameterize
+from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
 
 VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
@@ -52,7 +53,7 @@ class Training:
         if config["family"] != "mlp":
             self._memory_format = torch.channels_last
             self.vae.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.vae, config)
+        self.optimizer = Optimizer(self.vae.parameters(), config)
         self.records: list[dict[str, Any]] = []
         self.best_epoch = 0  # 0: none yet
         self.best_weights: dict[str, Tensor] = {}
@@ -98,7 +99,7 @@ class Training:
             "train_nelbo_nats": recon + kl,
             "train_recon_nats": recon,
             "train_kl_nats": kl,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.lr,
             "active_units": measured.active_units,
             "kl_per_dim": [round(v, 4) for v in measured.kl_per_dim.tolist()],
             "mu_std": measured.mu_std,
@@ -138,8 +139,6 @@ class Training:
     def _step(self, x: Tensor, eps: Tensor, step: int, steps_an_epoch: int) -> Tensor:
         total = steps_an_epoch * self.epochs
         lr = self.config["lr"] * self.plateau.factor * lr_factor(self.config, step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         weight = kl_weight(self.config, step, total, steps_an_epoch)
         x = x.contiguous(memory_format=self._memory_format)
         half = self.config["precision"] == "bf16"
@@ -148,9 +147,8 @@ class Training:
             out = self.vae.decode(reparameterize(mu, log_var, eps))
             recon = self.vae.likelihood.nll(out, x).sum()
             kl = kl_per_dim(mu, log_var).sum()
-        self.optimizer.zero_grad(set_to_none=True)
         ((recon + weight * kl) / len(x)).backward()
-        self.optimizer.step()
+        self.optimizer.step(lr)
         return torch.stack([recon.detach(), kl.detach()])
 
     def _judge(self, record: dict[str, Any]) -> None:
@@ -168,25 +166,6 @@ class Training:
             self.best_weights = _copy(self.vae.state_dict())
         else:
             self._waited += 1
-
-
-def make_optimizer(vae: VAE, config: dict[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of the configuration, fused where torch has a fused one."""
-    parameters, lr, decay = vae.parameters(), config["lr"], config["weight_decay"]
-    kind, momentum = config["optimizer"], config["momentum"]
-    if kind == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=True)
-    if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
-    if kind == "adamax":
-        return torch.optim.Adamax(parameters, lr=lr, weight_decay=decay, foreach=True)
-    if kind == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=True
-        )
-    if kind == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=True)
-    raise ValueError(f"unknown optimizer {kind!r}")
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,154 @@
+"""The five published systems in a reduced form: from real images to every figure, in seconds.
+
+Fashion-MNIST stands in for MNIST, which no package of the system brings: same size, same pixels.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from test_pipeline import ROOT, checkout, pipeline
+
+from pipeline.readers import read_idx
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+LIGHT = {
+    "evaluate": {"iw_samples": 2, "nelbo_samples": 1},
+    "render": {"points": 150, "images": 4, "prior_samples": 8, "uncertainty_decodes": 4},
+}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's package dataset-fashion-mnist"),
+]
+
+
+def reduced(name: str, limit: int, epochs: int) -> dict[str, Any]:
+    """The committed search space with few images in small batches and coarse figures."""
+    space = yaml.safe_load((ROOT / "search_spaces" / f"{name}.yaml").read_text())
+    space["data"] |= {"name": "fashion-mnist", "limit": limit}
+    space["parameters"] |= {"batch_size": 16}
+    space["retrain"] |= {"epochs": epochs, "seeds": 1}
+    for section, values in LIGHT.items():
+        space[section] = space.get(section, {}) | values
+    return space
+
+
+def finish(folder: Path, name: str, space: dict[str, Any]) -> Path:
+    """The outputs of all five stages."""
+    done = pipeline(checkout(folder, {name: yaml.safe_dump(space)}), "run", name)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / name
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(runs: Path) -> dict[str, Any]:
+    return json.loads((runs / "evaluate/metrics.json").read_text())
+
+
+def figures(runs: Path) -> set[str]:
+    return {path.stem for path in (runs / "render").glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """7 000 real images in the form {"data": uint8 (7000, 28, 28), "labels": (7000,)}."""
+    images, labels = (
+        read_idx(gzip.decompress((FASHION / name).read_bytes()), name)[:7000]
+        for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+    )
+    path = tmp_path_factory.mktemp("pickle") / "images.pkl"
+    path.write_bytes(pickle.dumps({"data": images, "labels": labels.astype(np.int64)}))
+    return path
+
+
+def test_conv_pool_random_reads_a_pickled_dict_and_draws_from_the_full_grid(
+    tmp_path: Path, pickled: Path
+) -> None:
+    space = reduced("conv_pool_random", 1200, 3)
+    split = space["data"]["validation"]
+    space["data"] = {"name": "pickle", "path": str(pickled), "validation": split, "limit": 1200}
+    space["parameters"]["batch_size"] = {"choices": [16, 32]}
+    space["search"] |= {"epochs": 1}
+    runs = finish(tmp_path, "conv_pool_random", space)
+    manifest = json.loads((runs / "prepare/manifest.json").read_text())
+    assert manifest["counts"] == {"train": 960, "validation": 240, "test": 1400}
+    trials = rows(runs / "search/trials.csv")
+    assert len(trials) == 5
+    searched = {key for key, value in space["parameters"].items() if isinstance(value, dict)}
+    assert searched <= trials[0].keys()
+    for name in searched:
+        choices = {str(choice) for choice in space["parameters"][name]["choices"]}
+        assert {trial[name] for trial in trials} <= choices | {c.lower() for c in choices}
+    assert {"mse_per_pixel", "mae_per_pixel"} <= metrics(runs).keys()
+
+
+def test_conv_pool_random_falls_back_when_no_trial_succeeds(tmp_path: Path) -> None:
+    space = reduced("conv_pool_random", 600, 4)
+    space["parameters"] |= {"lr": {"choices": [9.0, 10.0]}}  # every trial diverges or collapses
+    space["search"] |= {"epochs": 1, "trials": 2}
+    space["search"]["fallback"]["batch_size"] = 16
+    runs = finish(tmp_path, "conv_pool_random", space)
+    assert {trial["state"] for trial in rows(runs / "search/trials.csv")} == {"failed"}
+    winner = json.loads((runs / "retrain/winner.json").read_text())
+    assert winner["parameters"].items() >= space["search"]["fallback"].items()
+
+
+def test_mlp_warmup_shows_the_first_epoch_beside_the_best(tmp_path: Path) -> None:
+    space = reduced("mlp_warmup", 2000, 4)
+    space["parameters"]["kl_warmup_epochs"] = 2
+    space["evaluate"]["anomaly"] = []  # MNIST, which is not here
+    runs = finish(tmp_path, "mlp_warmup", space)
+    measured = metrics(runs)
+    assert measured["nelbo_nats"] < measured["first_epoch"]["nelbo_nats"]
+    assert {"latent_scatter", "interpolation", "traversal", "reconstructions"} <= figures(runs)
+    history = rows(runs / "retrain/history.csv")
+    assert [int(row["epoch"]) for row in history] == [1, 2, 3, 4]
+    assert all(row["mu_std"] and row["log_var_mean"] for row in history)
+    winner = json.loads((runs / "retrain/winner.json").read_text())
+    assert winner["best_epoch"] >= 2  # epochs of the warm-up are flattered and do not count
+
+
+def test_conv_stride_plateau_draws_three_projections_and_curves(tmp_path: Path) -> None:
+    space = reduced("conv_stride_plateau", 1500, 4)
+    runs = finish(tmp_path, "conv_stride_plateau", space)
+    winner = json.loads((runs / "retrain/winner.json").read_text())
+    assert winner["weights"] == 69_076 + 65_089
+    assert {"latent_scatter", "training_curves", "manifold", "prior_samples"} <= figures(runs)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_conv_latent2_subset_draws_uncertainty(tmp_path: Path, likelihood: str) -> None:
+    space = reduced("conv_latent2_subset", 1500, 4)
+    space["model"] = {"likelihood": likelihood}
+    runs = finish(tmp_path, "conv_latent2_subset", space)
+    assert {"uncertainty", "samples", "latent_scatter", "manifold"} <= figures(runs)
+
+
+def test_mlp_dense_has_two_latent_dimensions_and_beats_the_mean_image(tmp_path: Path) -> None:
+    runs = finish(tmp_path, "mlp_dense", reduced("mlp_dense", 2000, 3))
+    measured = metrics(runs)
+    assert measured["nelbo_nats"] < measured["baselines"]["mean_image_nelbo_nats"]
+    assert measured["baselines"]["pca_components"] == 2
+
+
+def test_the_five_validate_as_committed() -> None:
+    for name in ("conv_pool_random", "mlp_warmup", "conv_stride_plateau",
+                 "conv_latent2_subset", "mlp_dense"):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "check", name], cwd=ROOT, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
