@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Machine
 
 STAGES = ("prepare", "search", "retrain", "evaluate", "render")
 # What a stage reads of earlier stages; the first file of each tells that the stage has run.
@@ -34,6 +37,8 @@ app = typer.Typer(
     help="Hyperparameter search for variational autoencoders: stages, checks and helpers.",
 )
 Name = Annotated[str, typer.Argument(help="a sweep: the NAME of search_spaces/NAME.yaml")]
+For = Annotated[str | None, typer.Option("--for", help="stop after so long: 90m, 2h, 1h30m")]
+Until = Annotated[str | None, typer.Option(help="stop at 07:00 or 2030-12-31T07:00")]
 
 
 def _stage_command(stage: str, summary: str) -> None:
@@ -43,17 +48,21 @@ def _stage_command(stage: str, summary: str) -> None:
     app.command(stage, help=summary)(command)
 
 
+def _training_command(verb: str, stages: tuple[str, ...], summary: str) -> None:
+    def command(name: Name, duration: For = None, until: Until = None) -> None:
+        _run_stages(stages, name, duration, until)
+
+    app.command(verb, help=summary)(command)
+
+
 _stage_command("prepare", "Fetch, verify and split the data.")
-_stage_command("search", "Run the study of the search space.")
-_stage_command("retrain", "Retrain the best candidates on fresh seeds; choose the winner.")
+_training_command("search", ("search",), "Run the study of the search space.")
+_training_command(
+    "retrain", ("retrain",), "Retrain the best candidates on fresh seeds; choose the winner."
+)
 _stage_command("evaluate", "Measure the winner on the test set.")
 _stage_command("render", "Draw the figures and the report.")
-
-
-@app.command("run")
-def run_all(name: Name) -> None:
-    """All five stages in order, without DVC: a quick look."""
-    _run_stages(STAGES, name)
+_training_command("run", STAGES, "All five stages in order, without DVC: a quick look.")
 
 
 @app.command()
@@ -124,12 +133,15 @@ def mirror(name: str) -> None:
     follow(Path.cwd(), load_machine(Path.cwd()), name)
 
 
-def _run_stages(stages: tuple[str, ...], name: str) -> None:
+def _run_stages(
+    stages: tuple[str, ...], name: str, duration: str | None = None, until: str | None = None
+) -> None:
     from pipeline.config import load_machine, load_space
     from pipeline.paths import Paths
 
     root = Path.cwd()
-    space, machine, paths = load_space(root, name), load_machine(root), Paths(root, name)
+    space, paths = load_space(root, name), Paths(root, name)
+    machine = _with_deadline(load_machine(root), duration, until)
     for stage in stages:
         _check_inputs(stage, paths.runs / name)
         import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
@@ -137,6 +149,22 @@ def _run_stages(stages: tuple[str, ...], name: str) -> None:
         from pipeline.sync import catch_up
 
         catch_up(space, machine, paths)
+
+
+def _with_deadline(machine: Machine, duration: str | None, until: str | None) -> Machine:
+    """machine.yaml with the command line's deadline over its own. Raises UserError."""
+    from pipeline.deadline import deadline_after, deadline_at
+
+    if duration is not None and until is not None:
+        raise UserError("--for and --until exclude each other: give one of them")
+    try:
+        if duration is not None:
+            return machine.model_copy(update={"until": deadline_after(duration)})
+        if until is not None:
+            return machine.model_copy(update={"until": deadline_at(until)})
+    except ValueError as error:
+        raise UserError(f"--{'until' if duration is None else 'for'} {error}") from None
+    return machine
 
 
 def _check_inputs(stage: str, runs: Path) -> None:

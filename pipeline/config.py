@@ -11,11 +11,13 @@ import math
 import os
 import re
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.deadline import deadline_at
 from pipeline.errors import UserError
 from pipeline.hyperparameters import Domain, Hyperparameters, Value, grid
 from pipeline.parameters import parse_parameters
@@ -28,6 +30,7 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 ENVIRONMENT = {  # what overrides a key of machine.yaml
     "MLFLOW_TRACKING_URI": "tracking",
     "PIPELINE_STORAGE": "storage",
+    "PIPELINE_UNTIL": "until",
     "PIPELINE_WORKERS": "workers",
 }
 MAX_CELLS = 100_000
@@ -109,6 +112,9 @@ class Search(Section):
     min_epochs: Count = Field(1, description="no pruning before so many epochs")
     min_trials: Count = Field(4, description="no pruning before so many comparable trials")
     trials: Count = Field(20, description="budget; raising it extends the study")
+    total_epochs: Count | None = Field(
+        None, description="budget in epochs of all trials; raising it extends the study"
+    )
     epochs: Count = Field(5, description="epochs a trial at most")
     parallelism: Count = Field(
         4, description="a proposal sees the trials up to number - parallelism; workers ≤ it"
@@ -121,6 +127,15 @@ class Search(Section):
     fallback: dict[str, Any] | None = Field(
         None, description="hyperparameters to retrain when no trial succeeds (default: an error)"
     )
+
+    @model_validator(mode="after")
+    def _a_trial_fits(self) -> Search:
+        if self.total_epochs is not None and self.total_epochs < self.epochs:
+            raise ValueError(
+                f"`total_epochs >= epochs` must hold, but got {self.total_epochs} < {self.epochs}:"
+                " not one trial would fit"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> Search:
@@ -209,6 +224,22 @@ class Machine(Section):
     tracking: str | None = Field(
         None, description="MLflow URI (default: SQLite); `none`: no MLflow"
     )
+    until: datetime | None = Field(
+        None, description="search and retrain stop at this time and go on with the next command"
+    )
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, datetime):
+            return value.astimezone()
+        if isinstance(value, str):
+            return deadline_at(value)
+        raise ValueError(
+            f'must be text in quotes such as "07:00" or "2030-12-31T07:00", but got {show(value)}'
+        )
 
     @model_validator(mode="after")
     def _known_device(self) -> Machine:

@@ -1,16 +1,14 @@
-"""Runs worker processes over studies until all trials are finished: lock, signals, progress."""
+"""Runs worker processes over studies until all trials are finished: lock, processes, progress."""
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,26 @@ from pipeline.config import Machine, Space
 from pipeline.errors import Interrupted, UserError
 from pipeline.hyperparameters import Value
 from pipeline.launch.local import Pool, WorkersKeepDying
+from pipeline.owners import POLL_SECONDS, await_orphans, bury, release_the_dead
 from pipeline.paths import Paths, write_text
 from pipeline.progress import Progress
 from pipeline.seeds import digest
+from pipeline.stopping import Stop, stop_requests
 from pipeline.study.identity import Study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.sync import following
-from pipeline.worker import Job, owner_name, process_start
+from pipeline.trial import clear_finished
+from pipeline.worker import Job
 
-POLL_SECONDS = 0.25
 LOCK_SECONDS = 20.0
-ORPHAN_SECONDS = 10.0
+ENVIRONMENT = {  # of the workers
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc gives every large block back to the kernel and faults it in again the next step, which
+    # costs a convolution 30 % of its time
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 def run_studies(
@@ -44,160 +51,135 @@ def run_studies(
 ) -> None:
     """Works on `studies` until every trial is finished.
 
-    Raises UserError if another process works on them here, Interrupted on Ctrl-C or SIGTERM.
+    Raises UserError if another process works on them here; Interrupted on Ctrl-C, SIGTERM or
+    SIGHUP, and at `machine.until`.
     """
-    folder = paths.study(studies[0].id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder / "lock", stage, space.name), _signals() as asked:
-        _await_orphans(ledger, studies)
-        _release_the_dead(ledger)
-        if all(ledger.finished(study.id, study.budget) >= study.budget for study in studies):
-            return
-        job = Job(
-            root=paths.root,
-            space=space,
-            studies=studies,
-            candidates=candidates,
-            device=machine.device,
-            lineage=lineage(paths.root),
-        )
-        job_file = folder / f"{stage}.job.json"
-        write_text(job_file, job.model_dump_json(indent=1))
-        most = sum(study.parallelism for study in studies)
-        count = min(machine.workers or len(os.sched_getaffinity(0)), most)
-        environment = {
-            **os.environ,
-            "PIPELINE_STORAGE": storage_url(machine, paths),
-            **_ENVIRONMENT,
-        }
-        with following(space, machine, paths):
-            pool = Pool(
-                ["worker", str(job_file)],
-                count,
-                folder / "logs",
-                environment,
-                lambda pid, killed: _bury(pid, killed, ledger),
-                lambda: _progress_of(ledger, studies),
+    _Crew(stage, space, machine, paths, ledger, studies, candidates).work()
+
+
+@dataclass(frozen=True)
+class _Crew:
+    stage: str
+    space: Space
+    machine: Machine
+    paths: Paths
+    ledger: Ledger
+    studies: list[Study]
+    candidates: dict[str, dict[str, Value]]
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.study(self.studies[0].id)
+
+    def work(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        title = f"{self.stage} {self.space.name}"
+        with _only_one(self.folder / "lock", title), stop_requests(self.machine.until) as stop:
+            await_orphans(self.ledger, self.studies)
+            release_the_dead(self.ledger)
+            if not self._is_over() and not stop.asked:
+                self._run_workers(stop)
+            self._clear_finished()
+        if stop.signals or not self._is_over():
+            raise Interrupted(
+                f"{title}: {stop.reason} with {self._finished()} trials finished; nothing is lost:"
+                " the same command goes on"
             )
+
+    def _is_over(self) -> bool:
+        return all(self.ledger.is_over(study) for study in self.studies)
+
+    def _run_workers(self, stop: Stop) -> None:
+        job_file = self._write_job()
+        with following(self.space, self.machine, self.paths):
+            pool = self._start(job_file)
             try:
-                with Progress(stage, space, ledger, studies) as progress:
-                    _watch(pool, asked, progress)
+                with Progress(self.stage, self.space, self.ledger, self.studies) as progress:
+                    _watch(pool, stop, progress)
             except WorkersKeepDying as error:
                 raise RuntimeError(str(error)) from None
             finally:
                 pool.kill()
-                _release_the_dead(ledger)
-    if asked:
-        done = sum(ledger.finished(study.id, study.budget) for study in studies)
-        budget = sum(study.budget for study in studies)
-        raise Interrupted(
-            f"{stage} {space.name}: interrupted with {done} of {budget} trials finished; nothing"
-            " is lost: the same command goes on"
+                release_the_dead(self.ledger)
+
+    def _write_job(self) -> Path:
+        job = Job(
+            root=self.paths.root,
+            space=self.space,
+            studies=self.studies,
+            candidates=self.candidates,
+            device=self.machine.device,
+            lineage=lineage(self.paths.root),
+        )
+        job_file = self.folder / f"{self.stage}.job.json"
+        write_text(job_file, job.model_dump_json(indent=1))
+        return job_file
+
+    def _start(self, job_file: Path) -> Pool:
+        most = sum(study.parallelism for study in self.studies)
+        storage = {"PIPELINE_STORAGE": storage_url(self.machine, self.paths)}
+        return Pool(
+            ["worker", str(job_file)],
+            min(self.machine.workers or len(os.sched_getaffinity(0)), most),
+            self.folder / "logs",
+            {**os.environ, **storage, **ENVIRONMENT},
+            lambda pid, killed: bury(pid, killed, self.ledger),
+            self._seen,
         )
 
+    def _seen(self) -> list[tuple[str, int]]:
+        """What grows as long as there is progress."""
+        return [(t.state, len(t.curve)) for s in self.studies for t in self.ledger.trials(s.id)]
 
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
+    def _finished(self) -> str:
+        done = sum(self.ledger.finished(study.id, study.budget) for study in self.studies)
+        return f"{done} of {most_trials(self.studies)}"
+
+    def _clear_finished(self) -> None:
+        for study in self.studies:
+            trials = self.ledger.trials(study.id)
+            ended = [trial.number for trial in trials if trial.state != "running"]
+            clear_finished(self.paths.study(study.id), ended)
 
 
-def _watch(pool: Pool, asked: list[int], progress: Progress) -> None:
+def most_trials(studies: list[Study]) -> str:
+    """The budget of some studies in trials, as far as it is known beforehand."""
+    at_most = "at most " if any(study.total_epochs for study in studies) else ""
+    return f"{at_most}{sum(study.budget for study in studies)}"
+
+
+def _watch(pool: Pool, stop: Stop, progress: Progress) -> None:
     told = False
     while pool.poll():
         progress.update()
-        if asked and not told:
+        if stop.asked and not told:
             progress.say("stopping after this epoch; once more to leave at once")
             pool.stop()
             told = True
-        if len(asked) > 1:
+        if stop.urgent:
             return
         time.sleep(POLL_SECONDS)
     progress.update()
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The stop requests so far: Ctrl-C, SIGTERM, or the end of the `dvc` that started us."""
-    asked: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-    for kind in kinds:
-        signal.signal(kind, lambda number, _: asked.append(number))
-    over = threading.Event()
-    if "DVC_STAGE" in os.environ:
-        threading.Thread(target=_watch_parent, args=(os.getppid(), over), daemon=True).start()
-    try:
-        yield asked
-    finally:
-        over.set()
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
-def _watch_parent(parent: int, over: threading.Event) -> None:
-    """A killed dvc leaves its stage running; the next dvc would be a second writer."""
-    while not over.wait(POLL_SECONDS):
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-
-
-@contextmanager
-def _only_one(path: Path, stage: str, name: str) -> Iterator[None]:
+def _only_one(path: Path, title: str) -> Iterator[None]:
     """One crew per study and host. The lock goes with its process, however that ends."""
     lock = FileLock(path)
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{stage} {name}: another process works on it; waiting", file=sys.stderr)
+            print(f"{title}: another process works on it; waiting", file=sys.stderr)
             lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise UserError(
-            f"{stage} {name} runs already on this host: wait for it or stop it, then try again"
+            f"{title} runs already on this host: wait for it or stop it, then try again"
         ) from None
     try:
         yield
     finally:
         lock.release()
-
-
-def _await_orphans(ledger: Ledger, studies: list[Study]) -> None:
-    """Waits for workers of these studies on this host: their parent, who held our lock, is dead."""
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while time.monotonic() < deadline:
-        owners = [owner for study in studies for owner in ledger.owners(study.id)]
-        if not any(_is_here(owner) and not _is_dead(owner) for owner in owners):
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def _release_the_dead(ledger: Ledger) -> None:
-    """What workers of this host held that no longer live, as after a power cut: nobody's fault."""
-    for owner in ledger.owners():
-        if _is_here(owner) and _is_dead(owner):
-            ledger.release(owner, blameless=True)
-
-
-def _bury(pid: int, killed: bool, ledger: Ledger) -> bool:
-    """Releases what a dead worker held; True if that trial gets a strike for having killed it."""
-    prefix = owner_name(pid).rsplit("/", 1)[0] + "/"
-    owner = next((owner for owner in ledger.owners() if owner.startswith(prefix)), prefix)
-    return ledger.release(owner, blameless=not killed) and killed
-
-
-def _is_here(owner: str) -> bool:
-    return owner.split("/")[0] == socket.gethostname()
-
-
-def _is_dead(owner: str) -> bool:
-    _, pid, start = owner.split("/")
-    return process_start(int(pid)) != start
-
-
-def _progress_of(ledger: Ledger, studies: list[Study]) -> list[tuple[str, int]]:
-    return [(t.state, len(t.curve)) for study in studies for t in ledger.trials(study.id)]
 
 
 def lineage(root: Path) -> dict[str, Any]:

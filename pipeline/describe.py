@@ -101,8 +101,13 @@ def _cost(space: Space) -> str:
     if not space.searched:
         most = retrain.seeds * retrain.epochs
         return f"at most {most} epochs: {retrain.seeds} seeds × {retrain.epochs}"
-    most = search.trials * search.epochs + retrain.top * retrain.seeds * retrain.epochs
+    whole = search.trials * search.epochs
+    searched = min(whole, search.total_epochs or whole)
+    most = searched + retrain.top * retrain.seeds * retrain.epochs
+    trials = f"{search.trials} trials × {search.epochs}"
+    if search.total_epochs == searched:
+        trials = f"{searched} of the search"
     return (
-        f"at most {most} epochs: {search.trials} trials × {search.epochs} + {retrain.top}"
+        f"at most {most} epochs: {trials} + {retrain.top}"
         f" candidates × {retrain.seeds} seeds × {retrain.epochs}"
     )

@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """Stopped by Ctrl-C or SIGTERM; all work is kept. The message says how to continue.
+    """Stopped by a signal or a deadline; all work is kept. The message says how to continue.
 
     The command line prints it and exits with 130.
     """

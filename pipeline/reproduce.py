@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths, read_json
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger, Trial, storage_url
-from pipeline.worker import Job, Worker
+from pipeline.trainer import Trainer
 
 TIMES = ("seconds", "core_seconds", "ended_ms")  # what differs between any two runs
 
@@ -33,9 +33,9 @@ def reproduce_trial(root: Path, machine: Machine, name: str, number: int) -> str
             f"reproduce {name}: study {study.id} has {count} trials, and {number} is none with a"
             " finished epoch: choose another number"
         )
-    job = Job(root=root, space=space, studies=[study], candidates={}, device=machine.device,
-              lineage={})  # fmt: skip
-    training = Worker(job, ledger).new_training(study, number, found[0].parameters)
+    training = Trainer(space, paths, machine.device).new_training(
+        study, number, found[0].parameters
+    )
     for _ in found[0].curve:
         training.run_epoch()
     return _verdict(found[0], training.records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.config import Space, parse_space
 from pipeline.hyperparameters import Value
 from pipeline.seeds import derive_seed
 from pipeline.study.history import History
+from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Lease, Ledger, Trial
 from pipeline.study.propose import Proposer
 
@@ -69,6 +71,7 @@ class Worker:
 
     def __init__(self, space: Space, ledger: Ledger, ends: Callable[[int, Parameters], Outcome]):
         self._space, self._ledger, self._ends = space, ledger, ends
+        self._study = toy_study(space)
         self._lease: Lease | None = None
         self._parameters: Parameters | None = None
         self.restart()
@@ -79,10 +82,10 @@ class Worker:
 
     def step(self) -> None:
         """The next of the three, if it may."""
-        search = self._space.search
         if self._lease is None:
+            budget, parallelism = self._ledger.admitted(self._study), self._study.parallelism
             self._lease = self._ledger.claim(
-                STUDY, budget=search.trials, parallelism=search.parallelism, owner="a", meta={}
+                STUDY, budget=budget, parallelism=parallelism, owner="a", meta={}
             )
         elif self._parameters is None:
             self._parameters = self._proposer.propose(self._lease.number)
@@ -91,6 +94,10 @@ class Worker:
             outcome = self._ends(self._lease.number, self._parameters)
             finish(self._ledger, self._lease, self._parameters, outcome)
             self._lease = self._parameters = None
+
+
+def toy_study(space: Space) -> Study:
+    return replace(search_study(space, ""), id=STUDY, budget=space.search.trials)
 
 
 def proposer(space: Space, ledger: Ledger) -> Proposer:
@@ -111,7 +118,7 @@ def search(
     ledger.open_study(STUDY, "toy", "search", {})
     crew = [Worker(space, ledger, ends) for _ in range(workers)]
     draw = random.Random(timing)
-    while ledger.finished(STUDY, space.search.trials) < space.search.trials:
+    while not ledger.is_over(toy_study(space)):
         worker = draw.choice(crew)
         if draw.random() < restarts:
             worker.restart()

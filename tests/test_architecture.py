@@ -13,7 +13,16 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 # What a part may import of the project besides itself.
-BASE = {"config", "errors", "hyperparameters", "parameters", "paths", "seeds", "validation"}
+BASE = {
+    "config",
+    "deadline",
+    "errors",
+    "hyperparameters",
+    "parameters",
+    "paths",
+    "seeds",
+    "validation",
+}
 ALLOWED = {
     "errors": set(),
     "seeds": set(),
@@ -21,7 +30,8 @@ ALLOWED = {
     "validation": {"errors"},
     "hyperparameters": {"validation"},
     "parameters": {"hyperparameters", "validation"},
-    "config": {"errors", "hyperparameters", "parameters", "validation"},
+    "deadline": set(),
+    "config": {"deadline", "errors", "hyperparameters", "parameters", "validation"},
     "vae": {"paths", "seeds"},
     "study": BASE,
     "tracking": BASE | {"vae"},  # its served model decodes with torch
@@ -139,7 +149,8 @@ def stage_closure(stage: str) -> set[Path]:
 
 # What changes no output byte, or does so through the sections in `params` alone.
 NEUTRAL = {"__init__", "config", "errors", "paths", "crew", "progress", "sync", "records",
-           "tracking", "launch", "describe", "validation"}  # fmt: skip
+           "tracking", "launch", "describe", "validation", "deadline", "owners",
+           "stopping"}  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", ["prepare", "search", "retrain", "evaluate", "render"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Machine, Space, load_machine, load_space
+from pipeline.config import ENVIRONMENT, Machine, Space, load_machine, load_space
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +87,7 @@ def test_a_fallback_goes_over_the_fixed_values(tmp_path: Path) -> None:
 class TestMachine:
     @pytest.fixture(autouse=True)
     def _bare_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("MLFLOW_TRACKING_URI", "PIPELINE_STORAGE", "PIPELINE_WORKERS"):
+        for name in ENVIRONMENT:
             monkeypatch.delenv(name, raising=False)
 
     def test_absent_or_empty_is_fine(self, tmp_path: Path) -> None:

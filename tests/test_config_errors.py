@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import load_machine, load_space, parse_space
+from pipeline.config import ENVIRONMENT, load_machine, load_space, parse_space
 from pipeline.errors import UserError
 
 ERRORS = Path(__file__).parent / "errors"
@@ -43,7 +43,7 @@ def table(name: str) -> Any:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "search_spaces").mkdir()
-    for name in ("MLFLOW_TRACKING_URI", "PIPELINE_STORAGE", "PIPELINE_WORKERS"):
+    for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

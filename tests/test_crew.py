@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from crews import Sweep, children, eventually, make_sweep, no_one_left, pid_of, sweep
 from filelock import FileLock
 
-from pipeline import crew
-from pipeline.errors import UserError
+from pipeline import crew, owners
+from pipeline.config import Machine
+from pipeline.deadline import now
+from pipeline.errors import Interrupted, UserError
+from pipeline.owners import owner_name
 from pipeline.study.ledger import Lease, Trial
-from pipeline.worker import owner_name
 
 LONG = {"trials": 3, "epochs": 60, "parallelism": 2, "pruner": "none"}
 
@@ -29,10 +33,11 @@ def tiny(tmp_path: Path) -> Sweep:
     return make_sweep(tmp_path / "clone", sweep(search=LONG, parameters={"patience": None}))
 
 
-def run_crew(made: Sweep) -> None:
+def run_crew(made: Sweep, machine: Machine | None = None) -> None:
     study, ledger = made.study, made.ledger
     ledger.open_study(study.id, "tiny", study.kind, study.spec)
-    crew.run_studies("search", made.space, made.machine(), made.paths, ledger, [study], {})
+    machine = machine or made.machine()
+    crew.run_studies("search", made.space, machine, made.paths, ledger, [study], {})
 
 
 def claim(made: Sweep, owner: str) -> Lease:
@@ -83,11 +88,11 @@ def test_what_the_dead_held_is_released_and_what_others_hold_is_not(tiny: Sweep)
     with process() as gone:
         dead = owner_name(gone.pid)
     with process() as living:
-        owners = [dead, f"{here}/{living.pid}/1", owner_name(living.pid), "elsewhere/1/1"]
-        for owner in owners:  # the second: a process that has got the number of a dead one
+        holders = [dead, f"{here}/{living.pid}/1", owner_name(living.pid), "elsewhere/1/1"]
+        for owner in holders:  # the second: a process that has got the number of a dead one
             claim(tiny, owner)
-        crew._release_the_dead(tiny.ledger)
-        assert [trial.owner for trial in tiny.trials()] == [None, None, *owners[2:]]
+        owners.release_the_dead(tiny.ledger)
+        assert [trial.owner for trial in tiny.trials()] == [None, None, *holders[2:]]
         assert [trial.strikes for trial in tiny.trials()] == [0, 0, 0, 0]
         assert tiny.trials()[0].expires == 0  # to be claimed at once
 
@@ -96,13 +101,13 @@ def test_a_crew_waits_for_orphans_of_its_study_alone(
     tiny: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers whose parent was killed may need a moment to notice."""
-    monkeypatch.setattr(crew, "ORPHAN_SECONDS", 60.0)
+    monkeypatch.setattr(owners, "ORPHAN_SECONDS", 60.0)
     ledger = tiny.ledger
     ledger.open_study("other", "tiny", "search", {})
     with process() as busy, process("0.5") as orphan:
         ledger.claim("other", budget=1, parallelism=1, owner=owner_name(busy.pid), meta={})
         claim(tiny, owner_name(orphan.pid))
-        crew._await_orphans(ledger, [tiny.study])
+        owners.await_orphans(ledger, [tiny.study])
         assert owner_name(orphan.pid).endswith("/")  # it is dead
         assert not owner_name(busy.pid).endswith("/")
 
@@ -111,11 +116,11 @@ def test_a_killed_worker_is_a_strike_and_one_that_left_is_not(tiny: Sweep) -> No
     for killed, strikes in ((True, 1), (False, 0)):
         with process() as worker:
             lease = claim(tiny, owner_name(worker.pid))
-        assert crew._bury(worker.pid, killed, tiny.ledger) is killed
+        assert owners.bury(worker.pid, killed, tiny.ledger) is killed
         assert tiny.trials()[lease.number].strikes == strikes
         assert tiny.trials()[lease.number].owner is None
         claim(tiny, "elsewhere/1/1")
-    assert crew._bury(worker.pid, True, tiny.ledger) is False  # it held nothing
+    assert owners.bury(worker.pid, True, tiny.ledger) is False  # it held nothing
 
 
 def in_midst_of_a_trial(made: Sweep) -> Trial | None:
@@ -199,6 +204,32 @@ def test_a_killed_dvc_takes_its_stage_along(tiny: Sweep) -> None:
         eventually(lambda: not alive(command), "the stage has ended")
     assert "the same command goes on" in tiny.errors.splitlines()[-1]
     assert tiny.held() == []
+
+
+def test_at_its_deadline_a_search_stops_as_if_it_were_asked_to(tmp_path: Path) -> None:
+    endless = make_sweep(tmp_path, sweep(search={"trials": 100_000, "epochs": 20}))
+    until = (now() + timedelta(seconds=8)).isoformat()
+    command = endless.start("search", 1, PIPELINE_UNTIL=until)
+    with no_one_left(command):
+        assert command.wait(120) == 130
+    assert re.fullmatch(
+        r"search tiny: stopped at .*, its time limit, with \d+ of 100000 trials finished; nothing"
+        r" is lost: the same command goes on",
+        endless.errors.splitlines()[-1],
+    )
+    assert endless.held() == []
+    assert {trial.strikes for trial in endless.trials()} <= {0}
+
+
+def test_after_its_deadline_nothing_starts_but_what_is_finished_is_done(tiny: Sweep) -> None:
+    """As in the stages of one `dvc repro`."""
+    past = tiny.machine().model_copy(update={"until": now()})
+    with pytest.raises(Interrupted, match="with 0 of 3 trials finished"):
+        run_crew(tiny, past)
+    assert tiny.trials() == []
+    for _ in range(tiny.study.budget):
+        tiny.ledger.finish(claim(tiny, "elsewhere/1/1"), "failed", [], None, "a reason")
+    run_crew(tiny, past)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ RAW: dict[str, Any] = {
     },
     "search": {"fallback": {"lr": 0.001}},
 }
-# Another valid value of every setting of the search but the two that do not count.
+# Another valid value of every setting of the search but the three that do not count.
 OTHER_SEARCH = {
     "sampler": "random",
     "startup_trials": 3,
@@ -60,6 +60,7 @@ IRRELEVANT: list[dict[str, Any]] = [
     {"evaluate": {"iw_samples": 7}},
     {"render": {"projections": ["umap"]}},
     {"search": {"trials": 500}},
+    {"search": {"total_epochs": 500}},
     {"search": {"fallback": None}},
 ]
 FORKS: list[dict[str, Any]] = [
@@ -84,8 +85,12 @@ class TestSearch:
     def test_what_does(self, change: dict[str, Any]) -> None:
         assert search_id(**change) != search_id()
 
-    def test_every_setting_of_the_search_but_two(self) -> None:
-        assert set(OTHER_SEARCH) == set(Search.model_fields) - {"trials", "fallback"}
+    def test_every_setting_of_the_search_but_its_budgets_and_fallback(self) -> None:
+        assert set(OTHER_SEARCH) == set(Search.model_fields) - {
+            "trials",
+            "total_epochs",
+            "fallback",
+        }
         for key, value in OTHER_SEARCH.items():
             off = {"pruner": "none"} if key == "objectives" else {}
             assert search_id(search={key: value, **off}) != search_id(search=off), key

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from desk import PARAMETERS, STUDY, WRITES, Desk, curve, write
 
-from pipeline.study.ledger import MAX_STRIKES, LeaseLost
+from pipeline.study.claim import MAX_STRIKES
+from pipeline.study.ledger import LeaseLost
 
 
 class TestFencing:

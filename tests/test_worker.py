@@ -11,14 +11,17 @@ import torch
 from crews import Sweep, make_sweep, sweep
 from sqlalchemy.exc import OperationalError
 
-from pipeline import worker as worker_module
 from pipeline.errors import UserError
+from pipeline.owners import owner_name, process_start
 from pipeline.seeds import derive_seed
 from pipeline.stages import search
 from pipeline.study import ledger as ledger_module
-from pipeline.study.ledger import MAX_STRIKES, Lease, LeaseLost, Ledger
+from pipeline.study import renewal as renewal_module
+from pipeline.study.claim import MAX_STRIKES, Lease
+from pipeline.study.ledger import LeaseLost, Ledger
+from pipeline.trainer import resolve_device
 from pipeline.vae.fit import Training
-from pipeline.worker import INTERRUPTED, Job, Worker, resolve_device
+from pipeline.worker import INTERRUPTED, Job, Worker
 
 
 class Killed(BaseException):
@@ -168,7 +171,7 @@ def test_a_trial_that_raises_fails_with_its_reason_and_the_search_goes_on(
     assert first.reason.splitlines()[0] == reason
     assert "Traceback" in first.reason
     assert len(first.curve) == 1
-    assert not tiny.paths.trial(tiny.study.id, 0).joinpath("checkpoint.safetensors").exists()
+    assert not list(tiny.paths.trial(tiny.study.id, 0).iterdir())
     assert len(others) == tiny.study.budget - 1
     assert "complete" in {trial.state for trial in others}
 
@@ -205,17 +208,17 @@ def test_the_gate_does_not_depend_on_which_trial_came_first(tmp_path: Path) -> N
     """Each model has a σ of its own, by which the mean image must not be measured."""
     raw = sweep(model={"likelihood": "gaussian", "sigma": "optimal"}, search={"trials": 2})
     made = make_sweep(tmp_path, raw)
-    worker = made.worker()
+    trainer = made.worker().trainer
     gates: list[float | None] = []
     for seed, lr in ((0, 0.001), (1, 0.02)):
         config = {**made.space.hyperparameters({"lr": lr}).model_dump()}
         config |= made.space.model.model_dump()
-        trained = Training(worker._train, worker._validation, config, seed, 3)
+        trained = Training(trainer._train, trainer._validation, config, seed, 3)
         while not trained.finished:
             trained.run_epoch()
-        worker._gate = None
-        worker._broken(trained, worker_module._result(trained))
-        gates.append(worker._gate)
+        trainer._gate = None
+        trainer.broken(trained)
+        gates.append(trainer._gate)
     assert gates[0] == gates[1]
 
 
@@ -244,7 +247,7 @@ def test_a_renewal_that_fails_is_noticed_at_the_end_of_the_epoch(
         while not failed:
             pass
 
-    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.01)
+    monkeypatch.setattr(renewal_module, "LEASE_SECONDS", 0.01)
     monkeypatch.setattr(Ledger, "renew", unreachable)
     at_epoch(monkeypatch, 1, wait)
     with pytest.raises(OperationalError):
@@ -264,7 +267,7 @@ def test_a_long_epoch_keeps_its_lease(tiny: Sweep, monkeypatch: pytest.MonkeyPat
         while len(renewed) < 3:
             pass
 
-    monkeypatch.setattr(worker_module, "LEASE_SECONDS", 0.01)
+    monkeypatch.setattr(renewal_module, "LEASE_SECONDS", 0.01)
     monkeypatch.setattr(Ledger, "renew", noted)
     at_epoch(monkeypatch, 1, wait)
     worker = tiny.worker()
@@ -293,11 +296,11 @@ def test_process_start_knows_the_living_from_the_dead() -> None:
     import subprocess
 
     process = subprocess.Popen(["sleep", "60"])
-    start = worker_module.process_start(process.pid)
+    start = process_start(process.pid)
     assert start.isdecimal()
-    assert worker_module.owner_name(process.pid).endswith(f"/{process.pid}/{start}")
+    assert owner_name(process.pid).endswith(f"/{process.pid}/{start}")
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has waited for it
-    assert worker_module.process_start(process.pid) == ""
+    assert process_start(process.pid) == ""
     process.wait()
-    assert worker_module.process_start(process.pid) == ""
+    assert process_start(process.pid) == ""

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from pipeline.config import Machine, Space
-from pipeline.crew import run_studies
+from pipeline.crew import most_trials, run_studies
 from pipeline.errors import UserError
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
 from pipeline.study.identity import Study, changes, search_study
@@ -30,7 +30,7 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     _announce(space, study, ledger)
     ledger.open_study(study.id, space.name, study.kind, study.spec)
     run_studies("search", space, machine, paths, ledger, [study], {})
-    trials = ledger.trials(study.id, 0, study.budget - 1)
+    trials = ledger.trials(study.id, 0, ledger.admitted(study) - 1)
     best = _best(space, study, trials)
     with atomic_folder(paths.search) as folder:
         trials_table(trials, list(space.searched)).to_csv(folder / "trials.csv", index=False)
@@ -46,7 +46,8 @@ def _announce(space: Space, study: Study, ledger: Ledger) -> None:
     known = ledger.studies(space.name, "search")
     done = ledger.finished(study.id, study.budget)
     if study.id in known:
-        print(f"search {space.name}: study {study.id} has {done} of {study.budget} trials",
+        budget = most_trials([study])
+        print(f"search {space.name}: study {study.id} has {done} of {budget} trials",
               file=sys.stderr)  # fmt: skip
         return
     if not known:

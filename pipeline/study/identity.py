@@ -19,19 +19,20 @@ class Study:
 
     id: str
     kind: str  # search: proposed parameters; candidate: one setting on several seeds
-    budget: int
+    budget: int  # trials at most
     parallelism: int
-    epochs: int
+    epochs: int  # a trial at most
     spec: dict[str, Any]
+    total_epochs: int | None = None  # of all trials at most
 
 
 def search_study(space: Space, data_sha256: str) -> Study:
-    """The study of a sweep. Its identity leaves the number of trials out: more trials extend it.
+    """The study of a sweep. Its identity leaves its budgets out: more trials extend it.
 
     With nothing to search it has no trials.
     """
     search = space.search.model_dump(exclude={"fallback"})
-    trials = search.pop("trials")
+    trials, total_epochs = search.pop("trials"), search.pop("total_epochs")
     budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
         **_common(space, data_sha256),
@@ -40,7 +41,8 @@ def search_study(space: Space, data_sha256: str) -> Study:
         "search": search,
     }
     id_ = f"{space.name}-{digest(spec)[:12]}"
-    return Study(id_, "search", budget, space.search.parallelism, space.search.epochs, spec)
+    return Study(id_, "search", budget, space.search.parallelism, space.search.epochs, spec,
+                 total_epochs)  # fmt: skip
 
 
 def candidate_study(space: Space, data_sha256: str, parameters: dict[str, Value]) -> Study:

@@ -8,7 +8,6 @@ paused past its lease, say) changes nothing more and gets `LeaseLost`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,26 +17,26 @@ import sqlalchemy as sa
 from pipeline.config import Machine
 from pipeline.hyperparameters import Value
 from pipeline.paths import Paths
-from pipeline.study.storage import STUDIES, TRIALS, clock, is_sqlite, open_storage, transaction
+from pipeline.study.budget import admitted
+from pipeline.study.claim import Claim, Lease
+from pipeline.study.identity import Study
+from pipeline.study.storage import (
+    STUDIES,
+    TRIALS,
+    clock,
+    is_sqlite,
+    milliseconds,
+    open_storage,
+    transaction,
+)
 
 LEASE_SECONDS = 60.0
-MAX_STRIKES = 3
 
 Record = dict[str, Any]  # one epoch: epoch, nelbo_nats, recon_nats, kl_nats, ...
 
 
 class LeaseLost(Exception):
     """Another worker has taken this trial over; what this one computes no longer counts."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to write one trial."""
-
-    study: str
-    number: int
-    token: int
-    parameters: dict[str, Value] | None  # None: not proposed yet
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Ledger:
         with self._write() as db:
             known = db.execute(sa.select(STUDIES.c.id).where(STUDIES.c.id == study)).first()
             if not known:
-                _insert_once(db, STUDIES, {**row, "created_ms": _ms(clock(db))})
+                _insert_once(db, STUDIES, {**row, "created_ms": milliseconds(clock(db))})
 
     def studies(self, name: str, kind: str) -> dict[str, dict[str, Any]]:
         """The specifications of the studies of a sweep, oldest first."""
@@ -102,29 +101,9 @@ class Ledger:
         claimed now; see `finished`.
         """
         with self._write() as db:
-            _lock_study(db, study)
             now = clock(db)
-            for row in _abandoned(db, study, budget, now):
-                # A lease that ran out is a strike; a trial that was released has got its own.
-                strikes = row.strikes + (1 if row.owner else 0)
-                if strikes < MAX_STRIKES:
-                    return _take_over(db, row, owner, now, meta, strikes)
-                _fail_killer(db, row, now)
-            number, oldest = _next_number(db, study), _oldest_running(db, study)
-            if number >= budget or (oldest is not None and number - oldest >= parallelism):
-                return None
-            db.execute(
-                sa.insert(TRIALS).values(
-                    study=study,
-                    number=number,
-                    state="running",
-                    owner=owner,
-                    expires=now + LEASE_SECONDS,
-                    meta=json.dumps(meta),
-                    started_ms=_ms(now),
-                )
-            )
-            return Lease(study, number, 1, None)
+            claim = Claim(study, budget, parallelism, owner, meta, now, now + LEASE_SECONDS)
+            return claim.grant(db)
 
     def propose(self, lease: Lease, parameters: dict[str, Value]) -> None:
         """Records the parameters of a claimed trial. Raises LeaseLost."""
@@ -162,6 +141,7 @@ class Ledger:
             lease,
             state=state,
             curve=json.dumps(curve),
+            epochs=len(curve),
             result=json.dumps(result) if result is not None else None,
             reason=reason,
             owner=None,
@@ -209,11 +189,30 @@ class Ledger:
         with self._engine.connect() as db:
             return db.execute(query).scalar_one()
 
+    def admitted(self, study: Study) -> int:
+        """How many trials surely belong to a study by now; see `pipeline.study.budget`."""
+        return study.budget if study.total_epochs is None else admitted(study, self._used(study))
+
+    def is_over(self, study: Study) -> bool:
+        """Whether all trials that belong to a study are finished."""
+        if study.total_epochs is None:
+            return self.finished(study.id, study.budget) >= study.budget
+        used = self._used(study)  # read once: a trial that ends may let another one in
+        count = admitted(study, used)
+        return len(used) >= count and None not in used[:count]
+
+    def _used(self, study: Study) -> list[int | None]:
+        """The epochs of all trials; None for those that are not finished."""
+        columns = (TRIALS.c.state, TRIALS.c.epochs)
+        query = sa.select(*columns).where(TRIALS.c.study == study.id).order_by(TRIALS.c.number)
+        with self._engine.connect() as db:
+            return [None if row.state == "running" else row.epochs for row in db.execute(query)]
+
     def _update(self, lease: Lease, **values: Any) -> None:
         with self._write() as db:
             now = clock(db)
             if "state" in values:
-                values["finished_ms"] = _ms(now)
+                values["finished_ms"] = milliseconds(now)
             done = db.execute(
                 sa.update(TRIALS)
                 .where(
@@ -237,68 +236,6 @@ def storage_url(machine: Machine, paths: Paths) -> str:
         return machine.storage
     paths.ledger.parent.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{paths.ledger}"
-
-
-def _abandoned(db: sa.Connection, study: str, budget: int, now: float) -> Sequence[Any]:
-    query = sa.select(TRIALS).where(
-        TRIALS.c.study == study,
-        TRIALS.c.state == "running",
-        TRIALS.c.number < budget,
-        TRIALS.c.expires <= now,
-    )
-    return db.execute(query.order_by(TRIALS.c.number)).all()
-
-
-def _take_over(
-    db: sa.Connection, row: Any, owner: str, now: float, meta: dict[str, Any], strikes: int
-) -> Lease:
-    token = row.token + 1
-    _set(
-        db,
-        row,
-        owner=owner,
-        token=token,
-        strikes=strikes,
-        expires=now + LEASE_SECONDS,
-        meta=json.dumps(meta),
-    )
-    parameters = json.loads(row.parameters) if row.parameters else None
-    return Lease(row.study, row.number, token, parameters)
-
-
-def _fail_killer(db: sa.Connection, row: Any, now: float) -> None:
-    reason = f"killed {MAX_STRIKES} workers in the same epoch (out of memory?)"
-    _set(
-        db,
-        row,
-        state="failed",
-        reason=reason,
-        owner=None,
-        token=row.token + 1,
-        finished_ms=_ms(now),
-    )
-
-
-def _set(db: sa.Connection, row: Any, **values: Any) -> None:
-    this = (TRIALS.c.study == row.study) & (TRIALS.c.number == row.number)
-    db.execute(sa.update(TRIALS).where(this).values(**values))
-
-
-def _lock_study(db: sa.Connection, study: str) -> None:
-    """Serializes claims of one study (SQLite's write lock does it already)."""
-    if not is_sqlite(db):
-        db.execute(sa.select(STUDIES.c.id).where(STUDIES.c.id == study).with_for_update())
-
-
-def _next_number(db: sa.Connection, study: str) -> int:
-    last = db.execute(sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study == study))
-    highest = last.scalar_one()
-    return 0 if highest is None else highest + 1
-
-
-def _oldest_running(db: sa.Connection, study: str) -> int | None:
-    running = (TRIALS.c.study == study) & (TRIALS.c.state == "running")
-    return db.execute(sa.select(sa.func.min(TRIALS.c.number)).where(running)).scalar_one()
 
 
 def _insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
@@ -325,7 +262,3 @@ def _trial(row: Any) -> Trial:
         started_ms=row.started_ms,
         finished_ms=row.finished_ms,
     )
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

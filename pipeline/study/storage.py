@@ -89,6 +89,11 @@ def clock(db: sa.Connection) -> float:
     return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
+def milliseconds(seconds: float) -> int:
+    """A time of `clock` as the tables hold it."""
+    return int(seconds * 1000)
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
         return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.paths import atomic_path, read_json
 from pipeline.vae.fit import Training
 from pipeline.vae.model import VAE, build
+
+
+class Unreadable(Exception):
+    """A file that is torn, damaged or something else."""
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -50,9 +54,12 @@ def save_training(path: Path, training: Training) -> None:
 
 
 def load_training(path: Path, training: Training) -> None:
-    """Brings a new training to the state after the last saved epoch."""
-    tensors, metadata = _load(path)
-    progress = json.loads(metadata["training"])
+    """Brings a new training to the state after the last saved epoch. Raises Unreadable."""
+    try:
+        tensors, metadata = _load(path)
+        progress = json.loads(metadata["training"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise Unreadable(f"{path}: {error}") from None
     training.vae.load_state_dict(_under(tensors, "model."))
     training.first_weights = _under(tensors, "first.")
     training.records[:] = progress["records"]
@@ -80,7 +87,7 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     # are stored as ordinary ones, which is what a reader expects.
     plain = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata)
+        temporary.write_bytes(save(plain, metadata))  # safetensors itself hides the errno
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,151 @@
+"""One trial from its lease to its end: trained epoch by epoch, recorded, pruned, resumed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Search
+from pipeline.hyperparameters import Value
+from pipeline.study.claim import Lease
+from pipeline.study.history import History
+from pipeline.study.identity import Study
+from pipeline.study.ledger import Ledger
+from pipeline.study.prune import should_prune
+from pipeline.study.renewal import Renewal
+from pipeline.trainer import Trainer, TrialFailed, failures, outcome, save_run
+
+if TYPE_CHECKING:
+    from pipeline.vae.fit import Training
+
+
+class TrialRun:
+    """A worker's work on a trial that it has leased."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        ledger: Ledger,
+        study: Study,
+        lease: Lease,
+        folder: Path,
+        prunes: Callable[[Training], bool],
+    ):
+        """`prunes` says whether the trial ends after the epochs that it has behind it."""
+        self._trainer, self._ledger, self._study, self._lease = trainer, ledger, study, lease
+        self._folder, self._prunes = folder, prunes
+        self._checkpoints = Checkpoints(folder, lease.token)
+
+    def run(self, chosen: dict[str, Value], renewal: Renewal, stopping: Callable[[], bool]) -> None:
+        """Trains to the trial's end or until it is told to stop. Raises LeaseLost."""
+        training = None
+        try:
+            training = self._trainer.new_training(self._study, self._lease.number, chosen)
+            self._checkpoints.load(training)
+            if not self._train(training, renewal, stopping):
+                return
+        except TrialFailed as failure:
+            records = training.records if training else []
+            self._ledger.finish(self._lease, "failed", records, None, str(failure))
+        self._checkpoints.clear()
+
+    def _train(self, training: Training, renewal: Renewal, stopping: Callable[[], bool]) -> bool:
+        """Whether the trial has ended. Raises TrialFailed."""
+        while not training.finished:
+            # Asked before an epoch, not after it: a worker may die after its checkpoint, and the
+            # next one must come to the same decision on the same records.
+            if self._prunes(training):
+                self._ledger.finish(self._lease, "pruned", training.records, outcome(training))
+                return True
+            if stopping():
+                return False
+            _run_epoch(training)
+            renewal.check()
+            self._checkpoints.save(training)
+            self._ledger.report(self._lease, training.records)
+        self._complete(training)
+        return True
+
+    def _complete(self, training: Training) -> None:
+        if reason := self._trainer.broken(training):
+            raise TrialFailed(reason)
+        if self._study.kind == "candidate":
+            self._ledger.renew(self._lease)  # else these weights are another worker's by now
+            save_run(self._folder, training)
+        self._ledger.finish(self._lease, "complete", training.records, outcome(training))
+
+
+class Checkpoints:
+    """The training states of a trial, a file per lease.
+
+    A worker that lost its lease may still write its own file, but not over its successor's.
+    """
+
+    def __init__(self, folder: Path, token: int):
+        self._folder, self._token = folder, token
+
+    def load(self, training: Training) -> None:
+        """Brings a new training to the last state that can be read; from none it begins anew."""
+        from pipeline.vae.checkpoint import Unreadable, load_training
+
+        for path in sorted(self._files(), key=_token, reverse=True):
+            try:
+                load_training(path, training)
+                return
+            except Unreadable as error:
+                print(f"passed over: {error}", file=sys.stderr, flush=True)
+
+    def save(self, training: Training) -> None:
+        """Writes the state after an epoch and drops those of earlier leases."""
+        from pipeline.vae.checkpoint import save_training
+
+        save_training(self._folder / f"checkpoint-{self._token}.safetensors", training)
+        self._drop(path for path in self._files() if _token(path) < self._token)
+
+    def clear(self) -> None:
+        """Drops the states of this lease and of earlier ones: the trial has ended."""
+        self._drop(path for path in self._files() if _token(path) <= self._token)
+
+    def _files(self) -> list[Path]:
+        return list(self._folder.glob("checkpoint-*.safetensors"))
+
+    def _drop(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def clear_finished(folder: Path, numbers: Iterable[int]) -> None:
+    """Drops what workers that were killed or overtaken have left of a study's finished trials."""
+    finished = set(numbers)
+    for path in [*folder.glob("trial-*/checkpoint-*"), *folder.glob("trial-*/.*")]:
+        if int(path.parent.name.removeprefix("trial-")) in finished:
+            path.unlink(missing_ok=True)
+
+
+def prunes(search: Search, study: Study, number: int, history: History, own: Training) -> bool:
+    """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""
+    if study.kind != "search" or search.pruner == "none" or own.finished:
+        return False
+    return should_prune(
+        search,
+        number,
+        [record["nelbo_nats"] for record in own.records],
+        history.curves(number - search.parallelism),
+        own.first_epoch_that_counts,
+    )
+
+
+def _run_epoch(training: Training) -> None:
+    start, before = time.perf_counter(), time.process_time()
+    with failures():
+        record: dict[str, Any] = training.run_epoch()
+    record["seconds"] = round(time.perf_counter() - start, 4)
+    record["core_seconds"] = round(time.process_time() - before, 4)
+    record["ended_ms"] = int(time.time() * 1000)
+
+
+def _token(path: Path) -> int:
+    return int(path.stem.removeprefix("checkpoint-"))
