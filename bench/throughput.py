@@ -133,11 +133,8 @@ def ours(images: Tensor, setting: dict[str, Any], device: str, precision: str) -
 def products_alone(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
     """The matrix products of the MLP's step and nothing else: the limit of the core."""
     widths = [784, *setting["hidden"]]
-    shapes = list(zip(widths, widths[1:], strict=False))
-    shapes += [(widths[-1], 2 * setting["latent_dim"]), (setting["latent_dim"], widths[-1])]
-    shapes += [
-        (wide, narrow) for narrow, wide in reversed(list(zip(widths, widths[1:], strict=False)))
-    ]
+    latent = setting["latent_dim"]
+    shapes = [*pairwise(widths), (widths[-1], 2 * latent), *pairwise([latent, *widths[::-1]])]
     layers = [
         (torch.randn(BATCH, i, device=device), torch.randn(o, i, device=device),
          torch.randn(BATCH, o, device=device))
