@@ -2,7 +2,8 @@
 
     python -m bench.throughput [--images 12800] [--rounds 3] [--device cpu]
 
-Same model, same weights, same batch of 128, one core. Rounds alternate and the median counts; the rate is per core-second (`time.process_time`), which other load disturbs least.
+Same model, same weights, same batch of 128, one core. Rounds alternate and the median counts;
+the rate is per core-second (`time.process_time`), which other load disturbs least.
 Lightning is measured if it is installed (bench/requirements.txt).
 """
 
