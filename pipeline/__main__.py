@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import Interrupted, UserError
+from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from pipeline.config import Machine
 
-STAGES = ("prepare", "search", "retrain", "evaluate", "render")
 # What a stage reads of earlier stages; the first file of each tells that the stage has run.
 NEEDS = {
     "prepare": (),
@@ -99,19 +99,33 @@ def reproduce(
 
 
 @app.command()
-def sync(name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None) -> None:
+def sync(
+    name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="send everything again; undo deletions in MLflow")
+    ] = False,
+) -> None:
     """Bring MLflow up to date with the ledger and the outputs."""
     from pipeline.config import load_machine
     from pipeline.sync import sync_all
 
-    typer.echo(sync_all(Path.cwd(), load_machine(Path.cwd()), name))
+    typer.echo(sync_all(Path.cwd(), load_machine(Path.cwd()), name, rebuild=rebuild))
+
+
+@app.command()
+def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> None:
+    """Where an MLflow run comes from, and the commands that recreate it."""
+    from pipeline.config import load_machine
+    from pipeline.where import where_text
+
+    typer.echo(where_text(Path.cwd(), load_machine(Path.cwd()), run_id))
 
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="port on the loopback interface")] = 5000) -> None:
     """Open MLflow on the runs of this checkout."""
     from pipeline.config import load_machine
-    from pipeline.sync import serve_ui
+    from pipeline.ui import serve_ui
 
     raise typer.Exit(serve_ui(Path.cwd(), load_machine(Path.cwd()), port))
 
@@ -142,13 +156,18 @@ def _run_stages(
     root = Path.cwd()
     space, paths = load_space(root, name), Paths(root, name)
     machine = _with_deadline(load_machine(root), duration, until)
-    for stage in stages:
-        _check_inputs(stage, paths.runs / name)
-        import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
-    if stages[-1] == "render":
-        from pipeline.sync import catch_up
+    _check_inputs(stages[0], paths.runs / name)
+    if stages == ("prepare",):
+        import_module("pipeline.stages.prepare").run(space, machine, paths)
+        return
+    from pipeline.sync import following
 
-        catch_up(space, machine, paths)
+    before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
+    with following(space, machine, paths, before) as ended:
+        for stage in stages:
+            _check_inputs(stage, paths.runs / name)
+            import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
+            ended(stage)
 
 
 def _with_deadline(machine: Machine, duration: str | None, until: str | None) -> Machine:

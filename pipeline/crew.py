@@ -30,14 +30,7 @@ from pipeline.trial import clear_finished
 from pipeline.worker import Job
 
 LOCK_SECONDS = 20.0
-ENVIRONMENT = {  # of the workers
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # glibc gives every large block back to the kernel and faults it in again the next step, which
-    # costs a convolution 30 % of its time
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of the workers
 
 
 def run_studies(

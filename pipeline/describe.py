@@ -33,6 +33,7 @@ def describe(space: Space) -> str:
 
 def status_text(root: Path, machine: Machine, name: str | None) -> str:
     """Per sweep: trials by state, the best so far, who works on what, failures with reasons."""
+    from pipeline.lag import lag_line
     from pipeline.study.ledger import Ledger, storage_url
 
     names = [name] if name else space_names(root)
@@ -43,6 +44,7 @@ def status_text(root: Path, machine: Machine, name: str | None) -> str:
         for kind in ("search", "candidate"):
             for study in ledger.studies(space.name, kind):
                 blocks.append(_study_status(ledger, study, kind))
+        blocks += filter(None, [lag_line(root, space, machine, ledger)])
     return "\n\n".join(blocks) or "no study yet: `python -m pipeline run NAME` or `dvc repro`"
 
 

@@ -1,20 +1,20 @@
-"""The ledger and the stages' outputs as MLflow records: a pure function, so that a deleted store
-can be rebuilt and an interrupted one brought up to date."""
+"""The ledger and the stages' outputs as MLflow records, so that a deleted store can be rebuilt and
+an interrupted one brought up to date."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Space
-from pipeline.paths import Paths, read_json
-from pipeline.seeds import digest
+from pipeline.paths import Paths
+from pipeline.results import Outputs, artifacts, dataset, description
 from pipeline.study.identity import candidate_study
-from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.ledger import Ledger, Mark, Trial
 from pipeline.study.tables import CURVE_COLUMNS
-from pipeline.tracking.run import Dataset, Metric, Run, Status
+from pipeline.study.view import View
+from pipeline.tracking.run import Metric, Run, Status
 
 # What of an epoch becomes a curve in MLflow.
 CURVES = (*CURVE_COLUMNS, "mu_std", "log_var_mean", "seconds")
@@ -22,75 +22,118 @@ STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the stages have left on disk; None where a stage has not run."""
+class Candidate:
+    """A setting that is retrained: its place in the search's ranking, and the study of its runs."""
 
-    manifest: dict[str, Any] | None
-    best: dict[str, Any] | None
-    winner: dict[str, Any] | None
-    metrics: dict[str, Any] | None
-
-    @classmethod
-    def read(cls, paths: Paths) -> Outputs:
-        """The outputs of a sweep as they are now."""
-
-        def read(path: Path) -> dict[str, Any] | None:
-            return read_json(path) if path.exists() else None
-
-        return cls(
-            read(paths.prepare / "manifest.json"),
-            read(paths.search / "best.json"),
-            read(paths.retrain / "winner.json"),
-            read(paths.evaluate / "metrics.json"),
-        )
+    index: int
+    entry: dict[str, Any]  # number, nelbo_nats and parameters as the search has them
+    study: str
 
 
-@dataclass(frozen=True)
 class Sweep:
-    """A sweep as its ledger and its outputs show it. `live`: its workers are at work."""
+    """A sweep as its ledger and its outputs show it.
 
-    space: Space
-    paths: Paths
-    ledger: Ledger
-    live: bool
+    `live`: its workers are at work. `done`: the last stage whose output counts.
+    """
 
-    def records(self) -> Iterator[Run]:
-        """All its runs, parents first."""
-        outputs = Outputs.read(self.paths)
-        for study, spec in self.ledger.studies(self.space.name, "search").items():
-            trials = self.ledger.trials(study)
+    def __init__(
+        self,
+        space: Space,
+        paths: Paths,
+        ledger: Ledger,
+        *,
+        live: bool = False,
+        done: str = "render",
+    ):
+        self.space, self.paths = space, paths
+        self.live, self.done = live, done
+        self._ledger = ledger
+        self._view = View(ledger)
+        self._outputs: Outputs | None = None
+        self._created: dict[str, int] = {}
+
+    def changes(self) -> list[Run]:
+        """The runs that may differ from those of the last call, at first all; parents first."""
+        outputs = Outputs.read(self.paths, self.done)
+        same, self._outputs = outputs == self._outputs, outputs
+        found: list[Run] = []
+        for study, spec in self._ledger.studies(self.space.name, "search").items():
             current = outputs.best is not None and outputs.best["study"] == study
-            retrained = list(self._candidate_runs(study, outputs)) if current else []
-            runs = [*(self._trial_run(study, spec, trial) for trial in trials), *retrained]
-            if runs:
-                yield self._study_run(study, spec, trials, runs, outputs if current else None)
-                yield from runs
+            candidates = self._candidates(outputs) if current else []
+            moved = {each: self._view.refresh(each) for each in (study, *_ids(candidates))}
+            if not any(moved.values()) and (same or not current):
+                continue
+            if any(self._view.trials(each) for each in moved):
+                found.append(self._study_run(study, spec, candidates, outputs if current else None))
+            found += [
+                self._trial_run(study, spec, trial)
+                for trial in self._view.trials(study)
+                if trial.number in moved[study]
+            ]
+            for candidate in candidates:  # who has won may be new
+                found += self._candidate_runs(study, candidate, outputs)
+        return found
+
+    def forget(self) -> None:
+        """Makes the next `changes` return all runs."""
+        self._view = View(self._ledger)
+        self._outputs = None
+
+    def marks(self) -> dict[str, Mark]:
+        """The version of every trial that belongs in MLflow, by the key of its run."""
+        outputs = Outputs.read(self.paths, self.done)
+        searched = self._ledger.studies(self.space.name, "search")
+        retrained = dict.fromkeys(_ids(self._candidates(outputs)), self.space.retrain.seeds)
+        return {
+            self._trial_key(study, number): mark
+            for study, most in {**dict.fromkeys(searched), **retrained}.items()
+            for number, mark in self._ledger.marks(study).items()
+            if most is None or number < most
+        }
 
     def key(self, study: str) -> str:
         """The identity of a study in MLflow: the same sweep of another clone is another one."""
-        return f"{study}.{self.ledger.created_ms(study)}"
+        if study not in self._created:
+            self._created[study] = self._ledger.created_ms(study)
+        return f"{study}.{self._created[study]}"
+
+    def _trial_key(self, study: str, number: int) -> str:
+        return f"{self.key(study)}/{number:05d}"
+
+    def _candidates(self, outputs: Outputs) -> list[Candidate]:
+        """The candidates of the current study whose retraining has begun."""
+        if outputs.best is None or outputs.manifest is None:
+            return []
+        begun = self._ledger.studies(self.space.name, "candidate")
+        entries = outputs.best["ranking"][: self.space.retrain.top]
+        data = outputs.manifest["sha256"]
+        found = [
+            Candidate(index, entry, candidate_study(self.space, data, entry["parameters"]).id)
+            for index, entry in enumerate(entries)
+        ]
+        return [candidate for candidate in found if candidate.study in begun]
 
     def _study_run(
         self,
         study: str,
         spec: dict[str, Any],
-        trials: list[Trial],
-        runs: list[Run],
+        candidates: list[Candidate],
         outputs: Outputs | None,
     ) -> Run:
         settings = {f"search.{key}": str(value) for key, value in spec["search"].items()}
         domains = {f"space.{name}": str(domain) for name, domain in spec["searched"].items()}
-        ended = max(run.end_ms or run.start_ms for run in runs)
+        trials = self._view.trials(study)
+        runs = [run for each in _ids(candidates) for run in self._retrained(each)]
         measured = flat(outputs.metrics) if outputs and outputs.metrics else {}
         # The time of the retraining: it stays the same when more trials extend the study.
-        retrained = max((r.end_ms or 0 for r in runs if r.tags["kind"] == "candidate"), default=0)
+        retrained = max((_ended(run) for run in runs), default=0)
         return Run(
             key=self.key(study),
             name=f"study {study}",
             parent=None,
             status="RUNNING" if self.live else "FINISHED",
-            start_ms=min(run.start_ms for run in runs),
-            end_ms=None if self.live else ended,
+            start_ms=min(trial.started_ms for trial in [*trials, *runs]),
+            end_ms=None if self.live else max(_ended(trial) for trial in [*trials, *runs]),
             params=settings | domains | {"likelihood": spec["model"]["likelihood"]},
             metrics=[*_best_so_far(trials), *_points(measured, 0, retrained)],
             tags={
@@ -99,9 +142,9 @@ class Sweep:
                 "data_sha256": spec["data"],
                 "mlflow.source.name": f"search_spaces/{self.space.name}.yaml",
             },
-            artifacts=_artifacts(self.paths) if outputs else {},
-            description=_description(self.space, study, outputs),
-            dataset=_dataset(outputs.manifest) if outputs and outputs.manifest else None,
+            artifacts=artifacts(self.paths, outputs.done) if outputs else {},
+            description=description(self.space, study, outputs),
+            dataset=dataset(outputs.manifest) if outputs and outputs.manifest else None,
         )
 
     def _trial_run(self, study: str, spec: dict[str, Any], trial: Trial) -> Run:
@@ -113,29 +156,28 @@ class Sweep:
             tags={"kind": "trial", "study": study, "data_sha256": spec["data"]},
         )
 
-    def _candidate_runs(self, parent: str, outputs: Outputs) -> Iterator[Run]:
-        assert outputs.best is not None
-        if outputs.manifest is None:
-            return
-        data = outputs.manifest["sha256"]
-        for index, entry in enumerate(outputs.best["ranking"][: self.space.retrain.top]):
-            study = candidate_study(self.space, data, entry["parameters"])
-            won = outputs.winner is not None and outputs.winner["candidate"] == index
-            for trial in self.ledger.trials(study.id, 0, study.budget - 1):
-                yield self._run_of(
-                    trial,
-                    name=f"candidate {index} seed {trial.number}",
-                    parent=parent,
-                    parameters=self.space.hyperparameters(entry["parameters"]).model_dump(),
-                    tags={
-                        "kind": "candidate",
-                        "study": study.id,
-                        "data_sha256": data,
-                        "candidate": str(index),
-                        "winner": str(won).lower(),
-                        "search_trial": str(entry["number"]),
-                    },
-                )
+    def _candidate_runs(self, parent: str, candidate: Candidate, outputs: Outputs) -> Iterator[Run]:
+        assert outputs.manifest is not None
+        won = outputs.winner is not None and outputs.winner["candidate"] == candidate.index
+        for trial in self._retrained(candidate.study):
+            yield self._run_of(
+                trial,
+                name=f"candidate {candidate.index} seed {trial.number}",
+                parent=parent,
+                parameters=self.space.hyperparameters(candidate.entry["parameters"]).model_dump(),
+                tags={
+                    "kind": "candidate",
+                    "study": candidate.study,
+                    "data_sha256": outputs.manifest["sha256"],
+                    "candidate": str(candidate.index),
+                    "winner": str(won).lower(),
+                    "search_study": parent,
+                    "search_trial": str(candidate.entry["number"]),
+                },
+            )
+
+    def _retrained(self, study: str) -> list[Trial]:
+        return self._view.trials(study)[: self.space.retrain.seeds]
 
     def _run_of(
         self,
@@ -148,25 +190,34 @@ class Sweep:
     ) -> Run:
         held = trial.state == "running" and trial.owner is not None and self.live
         metrics = [point for record in trial.curve for point in _epoch_points(record)]
-        last = trial.curve[-1]["ended_ms"] if trial.curve else trial.started_ms
-        ended = trial.finished_ms or last
         if trial.result:
             summary = {f"best.{key}": trial.result[key] for key in ("nelbo_nats", "best_epoch")}
-            metrics += _points(summary, trial.result["best_epoch"], ended)
+            metrics += _points(summary, trial.result["best_epoch"], _ended(trial))
         state = trial.state if trial.state != "running" or held else "interrupted"
         reason = {"reason": trial.reason} if trial.reason else {}
         lineage = {key: str(value) for key, value in trial.meta.items()}
         return Run(
-            key=f"{self.key(trial.study)}/{trial.number:05d}",
+            key=self._trial_key(trial.study, trial.number),
             name=name,
             parent=self.key(parent),
             status="RUNNING" if held else STATUS.get(trial.state, "KILLED"),
             start_ms=trial.started_ms,
-            end_ms=None if held else ended,
+            end_ms=None if held else _ended(trial),
             params={key: str(value) for key, value in parameters.items() if value is not None},
             metrics=metrics,
             tags={**tags, "number": str(trial.number), "state": state, **reason, **lineage},
+            mark=list(self._view.mark(trial)),
         )
+
+
+def _ids(candidates: list[Candidate]) -> list[str]:
+    return [candidate.study for candidate in candidates]
+
+
+def _ended(trial: Trial) -> int:
+    """When a trial ended or was last heard of."""
+    last = trial.curve[-1]["ended_ms"] if trial.curve else trial.started_ms
+    return trial.finished_ms or last
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -202,50 +253,3 @@ def _best_so_far(trials: list[Trial]) -> Iterator[Metric]:
 
 def _points(values: dict[str, Any], step: int, timestamp_ms: int) -> list[Metric]:
     return [Metric(key, float(value), step, timestamp_ms) for key, value in values.items()]
-
-
-def _artifacts(paths: Paths) -> dict[str, Path]:
-    found = {
-        "search/trials.csv": paths.search / "trials.csv",
-        "search/curves.csv": paths.search / "curves.csv",
-        "retrain/candidates.csv": paths.retrain / "candidates.csv",
-        "retrain/history.csv": paths.retrain / "history.csv",
-        "evaluate/metrics.json": paths.evaluate / "metrics.json",
-        "report.html": paths.render / "report.html",
-    }
-    if winner_model(paths).exists():
-        found["model"] = winner_model(paths)
-    for figure in sorted(paths.render.glob("*.png")):
-        found[f"figures/{figure.name}"] = figure
-    return {name: path for name, path in found.items() if path.exists()}
-
-
-def winner_model(paths: Paths) -> Path:
-    """The folder of the winner as an MLflow model, named by the winner's content."""
-    return paths.state / "models" / winner_digest(paths)
-
-
-def winner_digest(paths: Paths) -> str:
-    """What identifies the winner: the record of its model and its values on all seeds."""
-    files = (paths.retrain / "config.json", paths.retrain / "winner.json")
-    return digest([file.read_text(encoding="utf-8") if file.exists() else "" for file in files])
-
-
-def _description(space: Space, study: str, outputs: Outputs | None) -> str:
-    lines = [f"Sweep **{space.name}**, study `{study}`."]
-    if outputs and outputs.winner:
-        chosen = ", ".join(f"{k} = {v}" for k, v in outputs.winner["parameters"].items())
-        lines.append(f"Winner: trial {outputs.winner['number']} ({chosen}).")
-        lines.append(outputs.winner["sentence"])
-    if outputs and outputs.metrics:
-        figures = outputs.metrics
-        lines.append(
-            f"Test NELBO {figures['nelbo_nats']:.2f} nats (reconstruction"
-            f" {figures['recon_nats']:.2f} + KL {figures['kl_nats']:.2f})."
-        )
-    lines.append(f"Reproduce: `dvc repro` or `python -m pipeline run {space.name}`.")
-    return "\n\n".join(lines)
-
-
-def _dataset(manifest: dict[str, Any]) -> Dataset:
-    return Dataset(manifest["data"], manifest["sha256"][:36], source=manifest["data"])

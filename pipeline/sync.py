@@ -1,4 +1,4 @@
-"""MLflow beside the pipeline: followed live by a process of its own, brought up to date later.
+"""When MLflow learns of a sweep: live from a process of its own, and on demand.
 
 No trial and no stage ever waits for MLflow: while it is away, or without it, the ledger and the
 outputs hold everything, and the next sync sends what is missing.
@@ -6,183 +6,150 @@ outputs hold everything, and the next sync sends what is missing.
 
 from __future__ import annotations
 
-import os
-import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
+from pipeline.champion import register_winner, save_winner
 from pipeline.config import Machine, Space, load_space, space_names
-from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.seeds import digest
+from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.store import MirrorUnavailable, store_of
 
-if TYPE_CHECKING:
-    from pipeline.records import Sweep
-
-FOLLOW_SECONDS = 2.0
+SHORTEST_SECONDS = 2.0  # between two looks at the ledger
+LONGEST_SECONDS = 20.0
+SHARE = 0.1  # of a core, at most, for following a sweep
 CATCH_UP_SECONDS = 60.0
 
-
-def sync_all(root: Path, machine: Machine, name: str | None) -> str:
-    """Brings MLflow up to date with one sweep or all; a line for each."""
-    names = [name] if name else space_names(root)
-    return "\n".join(_sync_one(load_space(root, each), root, machine) for each in names)
+_followed: ContextVar[bool] = ContextVar("followed", default=False)
 
 
-def follow(root: Path, machine: Machine, name: str) -> None:
-    """Mirrors a sweep until standard input closes, then once more."""
-    from pipeline.records import Sweep
-    from pipeline.tracking.store import MirrorUnavailable
+def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> str:
+    """Brings MLflow up to date with one sweep or all; a line for each.
 
-    space, paths = load_space(root, name), Paths(root, name)
-    ended = threading.Event()
-    threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()
-    ledger = Ledger(storage_url(machine, paths))
-    mirror = Mirror(*_store(machine, paths))
-    while not ended.wait(FOLLOW_SECONDS):
-        with suppress(MirrorUnavailable):  # the next round or the next sync sends it
-            mirror.sync(name, Sweep(space, paths, ledger, live=True).records())
-    with suppress(MirrorUnavailable):
-        mirror.sync(name, Sweep(space, paths, ledger, live=False).records())
+    To `rebuild` is to send everything again, whatever the store is known to hold, and to bring back
+    what was deleted in MLflow.
+    """
+    spaces = [load_space(root, each) for each in ([name] if name else space_names(root))]
+    ledger = Ledger(storage_url(machine, Paths(root, "")))
+    sweeps = [Sweep(space, Paths(root, space.name), ledger) for space in spaces]
+    return "\n".join(_sync(sweep, machine, rebuild=rebuild) for sweep in sweeps)
 
 
 @contextmanager
-def following(space: Space, machine: Machine, paths: Paths) -> Iterator[None]:
-    """Has a process of its own mirror the sweep while the block works."""
-    if machine.tracking == "none":
-        yield
+def following(
+    space: Space, machine: Machine, paths: Paths, done: str = "prepare"
+) -> Iterator[Callable[[str], None]]:
+    """Has a process of its own mirror the sweep while the block works.
+
+    Yields what to call with the name of each stage that ends; `done` is the last one that has ended
+    before. Within another such block nothing happens.
+    """
+    if machine.tracking == "none" or _followed.get():
+        yield lambda stage: None
         return
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "mirror", space.name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        cwd=paths.root,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
+    argv = [sys.executable, "-m", "pipeline", "mirror", space.name]
+    with subprocess.Popen(  # in a session of its own: Ctrl-C is the command's to handle
+        argv, stdin=subprocess.PIPE, cwd=paths.root, start_new_session=True, text=True
+    ) as process:
         assert process.stdin is not None
-        process.stdin.close()
+        told = process.stdin
+        token = _followed.set(True)
         try:
-            process.wait(CATCH_UP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            print(
-                f"MLflow is behind: `python -m pipeline sync {space.name}` sends the rest",
-                file=sys.stderr,
-            )
+            _tell(told, done)
+            yield lambda stage: _tell(told, stage)
+        finally:
+            _followed.reset(token)
+            _finish(process, told, space.name)
 
 
-def catch_up(space: Space, machine: Machine, paths: Paths) -> None:
-    """Sends what a stage has just written; a store that is away is only reported."""
-    if machine.tracking == "none":
-        return
+def follow(root: Path, machine: Machine, name: str) -> None:
+    """Mirrors a sweep until standard input ends, then once more; says what that came to.
+
+    Every line of standard input is the name of a stage that has ended.
+    """
+    space, paths = load_space(root, name), Paths(root, name)
+    ledger = Ledger(storage_url(machine, paths))
+    sweep = Sweep(space, paths, ledger, live=True, done="prepare")
+    mirror = Mirror(*store_of(machine, paths))
+    command = _Command(sweep)
+    pause = SHORTEST_SECONDS
+    while not command.ended(pause):
+        began = time.monotonic()
+        if runs := sweep.changes():
+            try:
+                mirror.sync(name, runs)
+            except MirrorUnavailable:
+                sweep.forget()  # the next look sends it all
+            pause = max((time.monotonic() - began) / SHARE, SHORTEST_SECONDS)
+        else:
+            pause *= 2
+        pause = min(pause, LONGEST_SECONDS)
+    print(_sync(Sweep(space, paths, ledger, done=sweep.done), machine), file=sys.stderr)
+
+
+class _Command:
+    """What the command that started us says: which stage has ended, and its own end."""
+
+    def __init__(self, sweep: Sweep):
+        self._sweep = sweep
+        self._news = threading.Event()
+        self._over = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ended(self, seconds: float) -> bool:
+        """Waits for that long or for news; True at the command's end."""
+        if self._news.wait(seconds):
+            self._news.clear()
+        return self._over
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._sweep.done = line.strip()
+            self._news.set()
+        self._over = True
+        self._news.set()
+
+
+def _tell(told: IO[str], stage: str) -> None:
+    with suppress(BrokenPipeError):  # the mirror has failed and said why
+        told.write(f"{stage}\n")
+        told.flush()
+
+
+def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
+    """Waits for the last sync, though not for ever."""
+    with suppress(BrokenPipeError):
+        told.close()
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", "sync", space.name],
-            cwd=paths.root,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=CATCH_UP_SECONDS,
-        )
-        print(done.stdout.strip(), file=sys.stderr)
+        process.wait(CATCH_UP_SECONDS)
     except subprocess.TimeoutExpired:
-        print(
-            f"MLflow is behind: `python -m pipeline sync {space.name}` sends the rest",
-            file=sys.stderr,
-        )
+        process.kill()
+        rest = f"`python -m pipeline sync {name}` sends the rest"
+        print(f"MLflow is behind: {rest}", file=sys.stderr)
 
 
-def serve_ui(root: Path, machine: Machine, port: int) -> int:
-    """Serves MLflow's pages on the loopback interface until Ctrl-C; its exit code."""
-    from pipeline.tracking.store import connect, ui_command
-
-    paths = Paths(root, "")
-    argv, extra = ui_command(paths, _uri(machine), port)
-    connect(_store(machine, paths)[0])  # creates the store, so that the server need not
-    print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr)
+def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
+    name = sweep.space.name
+    uri, artifacts, cursor = store_of(machine, sweep.paths)
+    mirror = Mirror(uri, artifacts, cursor)
     try:
-        return subprocess.call(argv, env={**os.environ, **extra})
-    except KeyboardInterrupt:
-        return 0
-
-
-def _sync_one(space: Space, root: Path, machine: Machine) -> str:
-    from pipeline.records import Sweep
-    from pipeline.tracking.store import MirrorUnavailable
-
-    paths = Paths(root, space.name)
-    sweep = Sweep(space, paths, Ledger(storage_url(machine, paths)), live=False)
-    try:
-        _save_winner(paths)
-        report = Mirror(*_store(machine, paths)).sync(space.name, sweep.records())
-        registered = _register(sweep, _store(machine, paths)[0], report.run_ids)
+        save_winner(sweep)
+        if rebuild:
+            mirror.forget(name)
+        report = mirror.sync(name, sweep.changes())
+        registered = register_winner(sweep, uri, report.run_ids)
     except MirrorUnavailable as error:
-        return f"sync {space.name}: {error}; nothing is lost, the next sync goes on"
+        return f"sync {name}: {error}; nothing is lost, the next sync goes on"
     return (
-        f"sync {space.name}: {report.created} new runs, {report.metrics} metric points,"
+        f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
         f" {report.artifacts} artifacts sent{registered}"
     )
-
-
-def _save_winner(paths: Paths) -> None:
-    from pipeline.records import winner_model
-    from pipeline.tracking.model import save_model
-
-    weights = paths.retrain / "model.safetensors"
-    if weights.exists() and (paths.evaluate / "metrics.json").exists():
-        save_model(winner_model(paths), weights, paths.retrain / "config.json")
-
-
-def _register(sweep: Sweep, uri: str, run_ids: dict[str, str]) -> str:
-    """Makes the winner a model version of the sweep's name; what that came to, in words."""
-    from pipeline.records import Outputs, winner_digest, winner_model
-    from pipeline.tracking.registry import Score, Winner, register
-
-    outputs = Outputs.read(sweep.paths)
-    if outputs.winner is None or outputs.manifest is None:
-        return ""
-    run_id = run_ids.get(sweep.key(outputs.winner["study"]))
-    if run_id is None or not winner_model(sweep.paths).exists():
-        return ""
-    values = outputs.winner["values_nelbo_nats"]
-    score = Score(
-        mean_nats=statistics.fmean(values),
-        sd_nats=statistics.stdev(values) if len(values) > 1 else 0.0,
-        seeds=len(values),
-        data=outputs.manifest["sha256"],
-        likelihood=sweep.space.model.likelihood,
-    )
-    winner = Winner(run_id, "model", winner_digest(sweep.paths), score)
-    registration = register(uri, sweep.space.name, winner)
-    alias = "champion" if registration.champion else "not the champion"
-    return f"; model version {registration.version} ({alias}: {registration.reason})"
-
-
-def _store(machine: Machine, paths: Paths) -> tuple[str, Path | None, Path]:
-    """The URI, the artifact folder and the mirror's state file."""
-    from pipeline.tracking.store import resolve
-
-    uri, artifacts = resolve(_uri(machine), paths)
-    return uri, artifacts, paths.state / f"mlflow-{digest(uri)[:12]}.json"
-
-
-def _uri(machine: Machine) -> str | None:
-    if machine.tracking == "none":
-        raise UserError("tracking is `none` in machine.yaml: remove the key to use MLflow")
-    return machine.tracking
-
-
-def _wait_for_end(ended: threading.Event) -> None:
-    while os.read(0, 1024):
-        pass
-    ended.set()

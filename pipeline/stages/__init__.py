@@ -1,1 +1,3 @@
 """The five stages: each is `run(space, machine, paths)`, and they speak through files only."""
+
+STAGES = ("prepare", "search", "retrain", "evaluate", "render")

@@ -32,6 +32,7 @@ from pipeline.study.storage import (
 
 LEASE_SECONDS = 60.0
 
+Mark = tuple[int, str, int]  # of a trial: token, state, most epochs ever reported
 Record = dict[str, Any]  # one epoch: epoch, nelbo_nats, recon_nats, kl_nats, ...
 
 
@@ -91,6 +92,14 @@ class Ledger:
         query = sa.select(STUDIES.c.created_ms).where(STUDIES.c.id == study)
         with self._engine.connect() as db:
             return db.execute(query).scalar_one()
+
+    def marks(self, study: str) -> dict[int, Mark]:
+        """What moves whenever a trial does, by number: token, state, epochs. Reads no curve."""
+        row = TRIALS.c
+        query = sa.select(row.number, row.token, row.state, row.epochs).where(row.study == study)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(row.number))
+            return {each.number: (each.token, each.state, each.epochs) for each in rows}
 
     def claim(
         self, study: str, *, budget: int, parallelism: int, owner: str, meta: dict[str, Any]

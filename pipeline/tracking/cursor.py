@@ -32,6 +32,7 @@ class Sent:
     status: str = "RUNNING"
     end_ms: int | None = None
     artifacts: dict[str, str] = field(default_factory=dict)  # path in the run -> digest
+    mark: list[Any] | None = None  # of the last record that arrived whole
 
 
 @dataclass

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEY_TAG = "vae_pipeline.key"
 PAGE = 200  # runs of one search answer, which must arrive within the HTTP timeout
 LOCK_SECONDS = 10
-# MLflow's pages show such an experiment as model training instead of asking what it is.
+# Lists show such an experiment as machine learning; what its pages show, the address decides (ui).
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
@@ -71,6 +71,22 @@ class Mirror:
                 save_cursor(self._cursor, logs)
         return report
 
+    def forget(self, experiment: str) -> None:
+        """Makes the next `sync` send everything again, and undoes deletions made in MLflow.
+
+        Raises MirrorUnavailable when the store fails.
+        """
+        from filelock import FileLock
+
+        self._cursor.parent.mkdir(parents=True, exist_ok=True)
+        client = connect(self._uri)
+        with outages(self._uri), FileLock(f"{self._cursor}.lock", timeout=LOCK_SECONDS):
+            logs = load_cursor(self._cursor)
+            logs.pop(experiment, None)
+            save_cursor(self._cursor, logs)
+            self._verified.discard(experiment)
+            _restore(client, experiment)
+
     def _open(self, client: MlflowClient, name: str, known: Log | None) -> Log:
         """What the store holds of the experiment, which is created if it is absent."""
         found = self._experiment(client, name)
@@ -117,6 +133,7 @@ def _mirror(client: MlflowClient, log: Log, run: Run, report: Report) -> None:
         send_dataset(client, run, sent)
         report.artifacts += send_artifacts(client, run, sent)
         send_status(client, run, sent)
+    sent.mark = run.mark
 
 
 def _get_or_create(client: MlflowClient, name: str, location: str | None) -> Experiment:
@@ -131,6 +148,18 @@ def _get_or_create(client: MlflowClient, name: str, location: str | None) -> Exp
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
             raise
         return found
+
+
+def _restore(client: MlflowClient, name: str) -> None:
+    """Brings back the experiment and its runs from MLflow's trash."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return
+    if found.lifecycle_stage != "active":
+        client.restore_experiment(found.experiment_id)
+    for sent in _find(client, found.experiment_id).values():
+        if sent.deleted:
+            client.restore_run(sent.run_id)
 
 
 def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> dict[str, Sent]:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -65,6 +65,7 @@ class Run:
     artifacts: dict[str, Path] = field(default_factory=dict)  # path in the run -> file or folder
     description: str = ""  # Markdown
     dataset: Dataset | None = None
+    mark: list[Any] | None = None  # the version of the source's row that this record shows
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 NONFINITE_TAG = "vae_pipeline.nonfinite"
+CONTEXT = "mlflow.data.context"  # shown beside a data set
 CHANGED_PARAM_TAG = "vae_pipeline.changed_param."
 
 # MLflow's limits of one batch: 1000 entities, of which 100 params and 100 tags, and 1 MB of JSON.
@@ -59,12 +60,12 @@ def send_dataset(client: MlflowClient, run: Run, sent: Sent) -> None:
     """Lists the data set among the run's inputs."""
     if run.dataset is None or short_digest(asdict(run.dataset)) == sent.dataset:
         return
-    from mlflow.entities import Dataset, DatasetInput
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     data = run.dataset
     source = json.dumps({"uri": mask(data.source)})  # what the UI expects of a local source
     entity = Dataset(data.name, data.digest, "local", source, data.schema, data.profile)
-    client.log_inputs(sent.run_id, [DatasetInput(entity)])
+    client.log_inputs(sent.run_id, [DatasetInput(entity, [InputTag(CONTEXT, "training")])])
     sent.dataset = short_digest(asdict(data))
 
 

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import Machine
 from pipeline.errors import UserError
 from pipeline.paths import Paths, atomic_path
+from pipeline.seeds import digest
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -80,6 +82,17 @@ def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
         f"tracking: must be an MLflow URI that starts with {', '.join((*SERVERS, *DATABASES))}, but"
         f" got {mask(uri)}: give one, or leave it out for SQLite in {paths.state}"
     )
+
+
+def store_of(machine: Machine, paths: Paths) -> tuple[str, Path | None, Path]:
+    """The store of machine.yaml: its URI, the folder of artifacts, and the mirror's cursor.
+
+    Raises UserError if tracking is switched off.
+    """
+    if machine.tracking == "none":
+        raise UserError("tracking is `none` in machine.yaml: remove the key to use MLflow")
+    uri, artifacts = resolve(machine.tracking, paths)
+    return uri, artifacts, paths.state / f"mlflow-{digest(uri)[:12]}.json"
 
 
 def set_environment() -> None:

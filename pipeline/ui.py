@@ -1,0 +1,38 @@
+"""MLflow's pages on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.config import Machine
+from pipeline.paths import Paths
+
+
+def serve_ui(root: Path, machine: Machine, port: int) -> int:
+    """Serves MLflow's pages on the loopback interface until Ctrl-C; its exit code."""
+    from pipeline.tracking.store import connect, store_of, ui_command
+
+    paths = Paths(root, "")
+    uri = store_of(machine, paths)[0]
+    argv, extra = ui_command(paths, machine.tracking, port)
+    client = connect(uri)  # creates the store, so that the server need not
+    print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr)
+    for experiment in client.search_experiments(order_by=["name"]):
+        print(f"  {experiment.name}: {runs_page(port, experiment.experiment_id)}", file=sys.stderr)
+    try:
+        return subprocess.call(argv, env={**os.environ, **extra})
+    except KeyboardInterrupt:
+        return 0
+
+
+def runs_page(port: int, experiment_id: str) -> str:
+    """The address of an experiment's table of runs.
+
+    MLflow 3.17 looks at the address, then at what the browser remembers, and not at the experiment,
+    to decide whether to show runs or GenAI traces.
+    """
+    page = f"experiments/{experiment_id}/runs?workflowType=machine_learning"
+    return f"http://127.0.0.1:{port}/#/{page}"
