@@ -55,7 +55,7 @@ def candidates(history: pd.DataFrame, table: pd.DataFrame, winner: object) -> Fi
 
     The second panel needs two candidates on two seeds or more.
     """
-    drawing = style.figure("Retrained candidates: every seed", 3.4)
+    drawing = style.figure("Retrained candidates", 3.4)
     behind = table.dropna(subset="low_difference_nats")
     panels = drawing.subplots(1, 1 if behind.empty else 2, squeeze=False).ravel()
     _seeds(panels[0], history, winner)
@@ -110,8 +110,7 @@ def _intervals(axes: Axes, table: pd.DataFrame, winner: object) -> None:
         gap = row["difference_nats"]
         axes.plot(0 if pd.isna(gap) else gap, place, "o", color=ink)
     axes.set_yticks(range(len(measured)), labels=measured["candidate"].map("candidate {}".format))
-    axes.invert_yaxis()
-    axes.set(title="behind the lowest mean, 95 % interval over seeds and images",
+    axes.set(title="behind the lowest mean, with 95 % intervals", ylim=(len(measured) - 0.5, -0.5),
              xlabel="difference of validation NELBO, nats per image")  # fmt: skip
     axes.grid(axis="x")
 
