@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config import Search
 from pipeline.figures import advice, curves, images, latent, markup, passes, trials, walks
 from pipeline.hyperparameters import Choices, Range
 
@@ -69,18 +70,48 @@ def test_advice_on_edges() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(28, 30, "intervals overlap"), (28.9, 29.1, ""), (np.nan, np.nan, "raise retrain.seeds")],
+    [(-0.5, 1.5, "differ by 0.50 nats"), (0.1, 0.9, ""), (np.nan, np.nan, "raise retrain.seeds")],
 )
 def test_advice_on_seed_noise(low: float, high: float, said: str) -> None:
     table = pd.DataFrame(
         {
             "mean_nelbo_nats": [29.5, 29.0],
-            "low_nelbo_nats": [29.4, low],
-            "high_nelbo_nats": [29.6, high],
+            "difference_nats": [0.5, np.nan],
+            "low_difference_nats": [low, np.nan],
+            "high_difference_nats": [high, np.nan],
         }
     )
     assert said in "".join(advice.seed_noise(table))
     assert bool(said) == bool(advice.seed_noise(table))
+
+
+def numbered(values: list[float], states: list[str] | None = None) -> pd.DataFrame:
+    states = states or ["complete"] * len(values)
+    table = pd.DataFrame({"number": range(len(values)), "nelbo_nats": values, "state": states})
+    return table.assign(epochs=[1 if state == "pruned" else 5 for state in states])
+
+
+def test_advice_says_when_random_draws_did_as_well() -> None:
+    search = Search(startup_trials=5, parallelism=4)
+    lucky = numbered([20.0, *range(30, 47)])
+    assert advice.random_as_well(lucky, search)[0].startswith(
+        "The best trial is one of the first 8, which were drawn at random; the 10 that tpe proposed"
+    )
+    assert advice.random_as_well(numbered([*range(30, 47), 20.0]), search) == []
+    assert advice.random_as_well(lucky, Search(sampler="random")) == []
+    assert advice.random_as_well(lucky[:15], search) == []  # too few to say
+
+
+def test_advice_on_a_pruner_that_saved_nothing() -> None:
+    search = Search(pruner="median", epochs=5, min_trials=4)
+    kept = numbered([30.0] * 20)
+    assert advice.idle_pruner(kept, search)[0].startswith(
+        "The median pruner stopped 0 of 20 trials and saved 0% of the epochs"
+    )
+    halved = numbered([30.0] * 20, ["complete", "pruned"] * 10)  # 40 of 100 epochs saved
+    assert advice.idle_pruner(halved, search) == []
+    assert advice.idle_pruner(kept, Search(pruner="none")) == []
+    assert advice.idle_pruner(kept[:7], search) == []  # it had hardly anything to compare with
 
 
 def test_advice_counts_failures_by_reason() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from desk import STUDY, Desk
 
+from pipeline.study import history
 from pipeline.study.history import History
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.prune import Curve
@@ -40,18 +41,18 @@ def files(tmp_path: Path) -> Desk:
 def test_each_trial_is_read_once(files: Desk) -> None:
     finished_trials(files, ["complete"] * 6)
     counting = Counting(files.ledger)
-    history = History(counting, STUDY)  # type: ignore[arg-type]
+    read = History(counting, STUDY)  # type: ignore[arg-type]
     for last in (1, 1, 3, 2, 5):
-        assert [trial.number for trial in history.finished(0, last)] == list(range(last + 1))
-        assert len(history.curves(last)) == last + 1
+        assert [trial.number for trial in read.finished(0, last)] == list(range(last + 1))
+        assert len(read.curves(last)) == last + 1
     assert counting.read == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_range_before_the_first_trial_is_empty(files: Desk) -> None:
-    history = History(files.ledger, STUDY)
-    assert history.finished(0, -4) == []
-    assert history.curves(-1) == []
-    assert history.running(3, 2) == []
+    read = History(files.ledger, STUDY)
+    assert read.finished(0, -4) == []
+    assert read.curves(-1) == []
+    assert read.running(3, 2) == []
 
 
 def test_curves_are_of_complete_and_pruned_trials(files: Desk) -> None:
@@ -62,14 +63,25 @@ def test_curves_are_of_complete_and_pruned_trials(files: Desk) -> None:
     ]
 
 
+def test_a_trial_is_judged_by_the_latest_curves_alone(
+    files: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "CURVES", 2)
+    finished_trials(files, ["complete", "failed", "pruned", "complete", "complete"])
+    kept = History(files.ledger, STUDY)
+    assert [curve.number for curve in kept.curves(4)] == [3, 4]
+    assert [curve.number for curve in kept.curves(3)] == [2, 3]
+    assert [curve.number for curve in kept.curves(1)] == [0]
+
+
 def test_a_trial_that_runs_or_was_never_claimed_is_not_finished(files: Desk) -> None:
     finished_trials(files, ["complete"])
-    history = History(files.ledger, STUDY)
+    read = History(files.ledger, STUDY)
     with pytest.raises(RuntimeError, match=f"trial 1 of {STUDY} is not finished yet"):
-        history.finished(0, 1)
+        read.finished(0, 1)
     lease = files.must_claim()
     with pytest.raises(RuntimeError, match="trial 1 of"):
-        history.curves(1)
-    assert [trial.state for trial in history.running(0, 1)] == ["complete", "running"]
+        read.curves(1)
+    assert [trial.state for trial in read.running(0, 1)] == ["complete", "running"]
     files.complete(lease)
-    assert len(history.finished(0, 1)) == 2
+    assert len(read.finished(0, 1)) == 2

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +124,15 @@ def test_the_parts_of_the_nelbo_add_up(finished: Path) -> None:
     assert metrics["nelbo_nats"] < metrics["first_epoch"]["nelbo_nats"]
     assert metrics["iw_nll_nats"] < metrics["nelbo_nats"]
     assert 0 < metrics["anomaly_auroc"]["hold_out"] < 1
+
+
+def test_candidates_are_compared_by_what_their_trials_recorded(finished: Path) -> None:
+    table = pd.read_csv(finished / "runs/tiny/retrain/candidates.csv")
+    behind = table["mean_nelbo_nats"] - table["mean_nelbo_nats"].min()
+    leader = behind == 0
+    assert table.loc[~leader, "difference_nats"].tolist() == pytest.approx(behind[~leader].tolist())
+    assert table.loc[leader, "difference_nats"].isna().all()
+    assert table.loc[table["winner"], "best_or_equal"].all()
 
 
 def test_two_workers_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:

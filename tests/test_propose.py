@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 from searches import STUDY, Outcome, Parameters, bowl, complete, proposer, search, toy_space
 
+from pipeline.config import Space
 from pipeline.hyperparameters import Choices, Range, grid
 from pipeline.seeds import digest
+from pipeline.study import propose
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.propose import distribution
 
@@ -101,6 +105,49 @@ class TestAnyNumberOfWorkers:
         second = parameters(search(space, tmp_path, timing=1, ends=turned_from_7_on))
         assert first[: 7 + 4] == second[: 7 + 4]
         assert first[7 + 4 :] != second[7 + 4 :]
+
+
+class TestLongStudies:
+    """Blocks of 8 trials instead of 200, of the older ones the best 3."""
+
+    @pytest.fixture(autouse=True)
+    def short_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(propose, "BLOCK", 8)
+        monkeypatch.setattr(propose, "ELDERS", 3)
+
+    def test_same_parameters_on_any_number_of_workers(self, tmp_path: Path) -> None:
+        space = toy_space(sampler="tpe", trials=60, startup_trials=5)
+        alone = parameters(search(space, tmp_path, 1))
+        assert len({digest(each) for each in alone}) == 60
+        for workers in (2, 4):
+            team = search(space, tmp_path, workers, timing=workers, restarts=0.05)
+            assert parameters(team) == alone
+
+    def test_old_trials_matter_if_they_are_among_the_best(self, tmp_path: Path) -> None:
+        """Proposals 24 to 27 see the trials from 16 on and of those before the best three."""
+        plane = {name: {"low": 0.001, "high": 2} for name in ("lr", "beta")}
+        space = toy_space(plane, sampler="tpe", trials=24, startup_trials=4)
+        trials = search(space, tmp_path, ends=complete)
+        (path,) = tmp_path.glob("*.db")
+        old = sorted(trials[:16], key=lambda trial: bowl(trial.parameters or {}))
+        assert if_worst(space, path, old[-1].number) == if_worst(space, path, old[3].number)
+        assert if_worst(space, path, old[-1].number) != if_worst(space, path, old[0].number)
+
+    def test_a_long_start_is_seen_whole(self) -> None:
+        long_start = proposer(toy_space(startup_trials=30), None)
+        assert long_start._first_seen(59) == 0
+        assert long_start._first_seen(60) == 30
+        assert proposer(toy_space(sampler="cmaes"), None)._first_seen(59) == 0
+
+
+def if_worst(space: Space, path: Path, number: int) -> list[Parameters]:
+    """Proposals 24 to 27 as they are if trial `number` ended worse than all others."""
+    copy = shutil.copy(path, path.with_suffix(f".{number}"))
+    with sqlite3.connect(copy) as db:
+        values = ('{"nelbo_nats": 1e3}', number)
+        db.execute("UPDATE trials SET result = ? WHERE number = ?", values)
+    kept = proposer(space, Ledger(f"sqlite:///{copy}"))
+    return [kept.propose(number) for number in range(24, 28)]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])

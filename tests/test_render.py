@@ -91,8 +91,12 @@ def write_retrain(paths: Paths, space: Space, shape: tuple[int, int, int]) -> No
         save_weights(paths.retrain / f"{name}.safetensors", weights)
     write_text(
         paths.retrain / "candidates.csv",
-        "candidate,number,mean_nelbo_nats,low_nelbo_nats,high_nelbo_nats,search_nelbo_nats,seeds,"
-        "winner,lr\n0,3,29.5,29.25,29.75,29.0,2,True,0.002\n1,0,,,,30.0,2,False,0.001\n",
+        "candidate,number,mean_nelbo_nats,low_nelbo_nats,high_nelbo_nats,difference_nats,"
+        "low_difference_nats,high_difference_nats,seed_error_nats,image_error_nats,"
+        "search_nelbo_nats,seeds,winner,lr\n"
+        "0,3,29.5,29.25,29.75,,,,,,29.0,2,True,0.002\n"
+        "1,0,,,,,,,,,30.0,2,False,0.001\n"
+        "2,1,29.8,29.5,30.1,0.3,-0.1,0.7,0.14,0.03,30.0,2,False,0.001\n",
     )
     rows = [f"{c},{s},{e},{40 - e},30,10,41,31,10,0.001,3" for c in (0, 1) for s in (0, 1)
             for e in (1, 2, 3)]  # fmt: skip

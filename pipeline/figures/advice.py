@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.config import Space
-from pipeline.figures.trials import Domains, Importance, scaled, show_domain, show_position
+from pipeline.config import Search, Space
+from pipeline.figures.trials import FEWEST, Domains, Importance, scaled, show_domain, show_position
 from pipeline.hyperparameters import Choices, Domain
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge
 IDLE = 0.02  # importance below which a hyperparameter seems not to matter
+SAVED = 0.05  # share of the epochs below which a pruner is not worth its risk
 
 
 def advise(
@@ -19,14 +20,16 @@ def advise(
     ranking: Importance | str,
     best: int | None,
 ) -> list[str]:
-    """All advice: edges, idle hyperparameters, seed noise, failures; [] if nothing stands out.
+    """All advice; [] if nothing stands out.
 
-    A sweep with two objectives has no single best trial and so no edges.
+    A sweep with two objectives has no single best trial, and so neither edges nor a best draw.
     """
     single = len(space.search.objectives) == 1
     return [
         *(edges(trials, space.searched, best) if single else []),
         *idle(ranking),
+        *(random_as_well(trials, space.search) if single else []),
+        *idle_pruner(trials, space.search),
         *seed_noise(candidates),
         *failures(trials),
     ]
@@ -61,20 +64,52 @@ def idle(ranking: Importance | str) -> list[str]:
     ]
 
 
+def random_as_well(trials: pd.DataFrame, search: Search) -> list[str]:
+    """Whether the trials that the sampler learned from others found nothing better than chance."""
+    complete = trials[trials["state"] == "complete"]
+    # Until so many trials have finished, and a proposal sees those of parallelism before it.
+    drawn = complete["number"] < search.startup_trials + search.parallelism - 1
+    by_chance, learned = complete.loc[drawn, "nelbo_nats"], complete.loc[~drawn, "nelbo_nats"]
+    if search.sampler in ("random", "grid") or learned.size < max(by_chance.size, FEWEST):
+        return []
+    if by_chance.empty or learned.min() < by_chance.min():
+        return []
+    return [
+        f"The best trial is one of the first {by_chance.size}, which were drawn at random; the"
+        f" {learned.size} that {search.sampler} proposed after them found nothing better: more"
+        " trials of this space will hardly help, change the space or train longer."
+    ]
+
+
+def idle_pruner(trials: pd.DataFrame, search: Search) -> list[str]:
+    """Whether the pruner saved next to nothing."""
+    pruned = trials[trials["state"] == "pruned"]
+    saved = float((search.epochs - pruned["epochs"]).sum())
+    planned = search.epochs * len(trials)
+    if search.pruner == "none" or len(trials) < 2 * search.min_trials or saved / planned >= SAVED:
+        return []
+    return [
+        f"The {search.pruner} pruner stopped {len(pruned)} of {len(trials)} trials and saved"
+        f" {saved / planned:.0%} of the epochs: set `pruner: none`, or raise search.epochs so that"
+        " there is more to save."
+    ]
+
+
 def seed_noise(candidates: pd.DataFrame) -> list[str]:
     """Whether fresh seeds differ more than the candidates do."""
     ranked = candidates.dropna(subset="mean_nelbo_nats").sort_values("mean_nelbo_nats")
     if len(ranked) < 2:
         return []
-    if ranked[["low_nelbo_nats", "high_nelbo_nats"]].isna().to_numpy().any():
+    second = ranked.iloc[1]
+    low, high = second["low_difference_nats"], second["high_difference_nats"]
+    if pd.isna(low):
         return ["One seed a candidate cannot tell luck from merit: raise retrain.seeds."]
-    first, second = ranked.iloc[:2].to_dict("records")
-    gap = second["mean_nelbo_nats"] - first["mean_nelbo_nats"]
-    if first["high_nelbo_nats"] < second["low_nelbo_nats"]:
+    if low > 0:
         return []
     return [
-        f"The two best candidates differ by {gap:.2f} nats and their intervals overlap: the"
-        " difference may be seed noise; raise retrain.seeds to tell them apart."
+        f"The two best candidates differ by {second['difference_nats']:.2f} nats, and the interval"
+        f" of that is {low:.2f} … {high:.2f}: it may be seed noise; raise retrain.seeds to tell"
+        " them apart."
     ]
 
 

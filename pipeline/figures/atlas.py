@@ -119,8 +119,9 @@ def training_plates(render: Render, inputs: Inputs, gallery: Gallery) -> list[Pl
                " epoch while the weights move.",
                curves.training(inputs.winning_run, window, winner.get("best_epoch"))),
         _plate("candidates", "Retrained candidates",
-               "One line a seed: the spread of a colour is seed noise.",
-               curves.candidates(inputs.history, winner["candidate"])),
+               "One line a seed: the spread of a colour is seed noise. An interval that reaches 0"
+               " leaves open whether the candidate is worse at all.",
+               curves.candidates(inputs.history, inputs.candidates, winner["candidate"])),
         _plate("units", "Latent dimensions",
                "A dimension without KL carries nothing about the image.", curves.units(carried)),
     ]  # fmt: skip

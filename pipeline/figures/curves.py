@@ -50,19 +50,17 @@ def training(run: pd.DataFrame, window: int, best_epoch: int | None) -> Figure:
     return drawing
 
 
-def candidates(history: pd.DataFrame, winner: object) -> Figure:
-    """Validation NELBO of every retrained run, the winner's seeds in colour."""
-    drawing = style.figure("Retrained candidates: every seed", 3.4)
-    axes = drawing.subplots()
-    for (candidate, _), run in history.groupby(["candidate", "seed"], sort=True):
-        ink, order = (style.BLUE, 3) if candidate == winner else (style.FAINT, 2)
-        axes.plot(run["epoch"], run["nelbo_nats"], color=ink, zorder=order, linewidth=1)
-    low, top = history["nelbo_nats"].min(), ceiling(history["nelbo_nats"])
-    axes.set_ylim(low - 0.05 * (top - low) - 1e-9, top + 1e-9)
-    if history["candidate"].nunique() > 1:
-        axes.legend([Line2D([], [], color=style.BLUE), Line2D([], [], color=style.FAINT)],
-                    ["winner", "other candidates"])  # fmt: skip
-    _finish(axes, "", "validation NELBO, nats per image")
+def candidates(history: pd.DataFrame, table: pd.DataFrame, winner: object) -> Figure:
+    """Validation NELBO of every retrained run; how far every candidate is behind the lowest mean.
+
+    The second panel needs two candidates on two seeds or more.
+    """
+    drawing = style.figure("Retrained candidates", 3.4)
+    behind = table.dropna(subset="low_difference_nats")
+    panels = drawing.subplots(1, 1 if behind.empty else 2, squeeze=False).ravel()
+    _seeds(panels[0], history, winner)
+    if not behind.empty:
+        _intervals(panels[1], table, winner)
     return drawing
 
 
@@ -89,6 +87,33 @@ def units(by_model: dict[str, tuple[Array, Array]]) -> Figure:
         style.whole_numbers(axes)
         axes.grid(axis="y")
     return drawing
+
+
+def _seeds(axes: Axes, history: pd.DataFrame, winner: object) -> None:
+    for (candidate, _), run in history.groupby(["candidate", "seed"], sort=True):
+        ink, order = (style.BLUE, 3) if candidate == winner else (style.FAINT, 2)
+        axes.plot(run["epoch"], run["nelbo_nats"], color=ink, zorder=order, linewidth=1)
+    low, top = history["nelbo_nats"].min(), ceiling(history["nelbo_nats"])
+    axes.set_ylim(low - 0.05 * (top - low) - 1e-9, top + 1e-9)
+    if history["candidate"].nunique() > 1:
+        axes.legend([Line2D([], [], color=style.BLUE), Line2D([], [], color=style.FAINT)],
+                    ["winner", "other candidates"])  # fmt: skip
+    _finish(axes, "every seed", "validation NELBO, nats per image")
+
+
+def _intervals(axes: Axes, table: pd.DataFrame, winner: object) -> None:
+    """Paired differences from the lowest mean, which itself stands at 0."""
+    measured = table.dropna(subset="mean_nelbo_nats")
+    axes.axvline(0, color=style.FAINT, linewidth=0.8)
+    for place, row in enumerate(measured.to_dict("records")):
+        ink = style.BLUE if row["candidate"] == winner else style.MUTED
+        axes.plot([row["low_difference_nats"], row["high_difference_nats"]], [place] * 2, color=ink)
+        gap = row["difference_nats"]
+        axes.plot(0 if pd.isna(gap) else gap, place, "o", color=ink)
+    axes.set_yticks(range(len(measured)), labels=measured["candidate"].map("candidate {}".format))
+    axes.set(title="behind the lowest mean, with 95 % intervals", ylim=(len(measured) - 0.5, -0.5),
+             xlabel="difference of validation NELBO, nats per image")  # fmt: skip
+    axes.grid(axis="x")
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:

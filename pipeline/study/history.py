@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.prune import Curve
+
+CURVES = 400  # enough to judge a trial by; more would make every epoch of trial 5 000 slower
 
 
 class History:
@@ -27,11 +31,12 @@ class History:
         return self._ledger.trials(self._study, first, last) if first <= last else []
 
     def curves(self, last: int) -> list[Curve]:
-        """The curves of the complete and pruned trials ≤ last, which must be finished."""
+        """The curves of the latest `CURVES` complete and pruned trials ≤ last, all finished."""
         if last < 0:
             return []
         self._read_to(last)
-        return [curve for curve in self._curves if curve.number <= last]
+        end = bisect_right(self._curves, last, key=lambda curve: curve.number)
+        return self._curves[max(0, end - CURVES) : end]
 
     def _read_to(self, last: int) -> None:
         start = len(self._finished)

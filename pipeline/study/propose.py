@@ -6,6 +6,9 @@ forward: trials ≤ n - parallelism with their results, the later ones as still 
 parameters are such functions too), then asked by a sampler whose seed is drawn from (seed, n). A
 sampler that lived longer would depend on which proposals its own process happened to make, and
 one that is built anew with the study's seed would repeat its draws.
+
+What a sampler reads of a long study is bounded (see `Proposer`), so that trial 5 000 costs no more
+than trial 500.
 """
 
 from __future__ import annotations
@@ -20,9 +23,18 @@ from pipeline.seeds import derive_seed
 from pipeline.study.history import History
 from pipeline.study.ledger import Trial
 
+BLOCK = 200  # trials
+ELDERS = 50  # TPE models its good trials by 25 at most
+
 
 class Proposer:
-    """Proposes the parameters of trials, best in the order of their numbers."""
+    """Proposes the parameters of trials, best in the order of their numbers.
+
+    The numbers are divided into blocks of `BLOCK` trials. A proposal sees the trials of its own
+    block and of the one before, and of the older ones the best `ELDERS`; so it sees all of the
+    first 2 · BLOCK trials. CMA-ES, whose state lives in all its asks, and a sweep with two
+    objectives, where no few trials are the best, see all trials always.
+    """
 
     def __init__(self, searched: dict[str, Domain], search: Search, history: History):
         self._searched = searched
@@ -30,7 +42,11 @@ class Proposer:
         self._history = history
         self._cells: list[dict[str, Value]] | None = None
         self._study: Any = None
-        self._told = 0  # trials < _told have their results in the study
+        self._elders = 0  # how many of the best older trials the study begins with
+        self._first = 0  # the trial after them
+        self._next = 0  # trials < _next are in the study
+        self._told = 0  # trials < _told have their results in it
+        self._before: Proposer | None = None  # for what the block before has not proposed yet
 
     def propose(self, number: int) -> dict[str, Value]:
         """The searched parameters of trial `number`; conditional ones only where they exist."""
@@ -49,16 +65,37 @@ class Proposer:
         return self._cells[number]
 
     def _play_to(self, number: int) -> dict[str, Value]:
-        if self._study is None or len(self._study.get_trials(deepcopy=False)) > number:
-            self._study, self._told = _new_study(self._search), 0
-        known = len(self._study.get_trials(deepcopy=False))
+        first = self._first_seen(number)
+        if self._study is None or self._first != first or self._next > number:
+            self._begin(first)
         horizon = number - self._search.parallelism  # the last trial whose result may be used
-        proposed = self._proposed(known, number)
-        for earlier in range(known, number):
+        proposed = self._proposed(self._next, number)
+        for earlier in range(self._next, number):
             self._tell_to(earlier - self._search.parallelism)
             self._add(earlier, proposed.get(earlier))
         self._tell_to(horizon)
+        self._next = number + 1
         return self._ask(self._study, number)
+
+    def _first_seen(self, number: int) -> int:
+        """The first trial that a proposal sees whether it is among the best or not."""
+        if self._search.sampler == "cmaes" or len(self._search.objectives) > 1:
+            return 0
+        block = max(BLOCK, self._search.startup_trials, self._search.parallelism)
+        return max(0, number // block - 1) * block
+
+    def _begin(self, first: int) -> None:
+        """A new study that holds the best of the trials before `first`; all are finished."""
+        self._study = _new_study(self._search)
+        self._first = self._next = self._told = first
+        self._before = None
+        older = [trial for trial in self._history.finished(0, first - 1) if trial.result]
+        complete = [trial for trial in older if trial.state == "complete"]
+        best = sorted(complete, key=lambda trial: (self._values(trial), trial.number))[:ELDERS]
+        for trial in sorted(best, key=lambda trial: trial.number):
+            assert trial.parameters is not None
+            self._study.add_trial(self._frozen(trial.parameters, self._values(trial)))
+        self._elders = len(best)
 
     def _proposed(self, first: int, end: int) -> dict[int, dict[str, Value]]:
         """What the ledger knows of the parameters of trials first..end-1."""
@@ -72,22 +109,30 @@ class Proposer:
         return {row.number: row.parameters for row in rows if row.parameters is not None}
 
     def _add(self, number: int, parameters: dict[str, Value] | None) -> None:
+        if parameters is None and self._first_seen(number) == self._first:
+            self._ask(self._study, number)  # its worker has not got to it: the same, played here
+            return
+        if parameters is None:  # it is of the block before, and sees other trials
+            self._before = self._before or Proposer(self._searched, self._search, self._history)
+            parameters = self._before.propose(number)
+        self._study.add_trial(self._frozen(parameters, None))
+
+    def _frozen(self, parameters: dict[str, Value], values: list[float] | None) -> Any:
+        """A trial of the in-memory study: running, or complete if it has values."""
         import optuna
 
-        if parameters is None:  # its worker has not got to it: the same function, played here
-            self._ask(self._study, number)
-            return
-        distributions = {
-            name: distribution(self._searched[name])
-            for name in self._searched
-            if name in parameters
-        }
-        encoded = {name: _encode(self._searched[name], parameters[name]) for name in distributions}
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.RUNNING, params=encoded, distributions=distributions
-            )
+        state = optuna.trial.TrialState
+        names = [name for name in self._searched if name in parameters]
+        return optuna.trial.create_trial(
+            state=state.RUNNING if values is None else state.COMPLETE,
+            values=values,
+            params={name: _encode(self._searched[name], parameters[name]) for name in names},
+            distributions={name: distribution(self._searched[name]) for name in names},
         )
+
+    def _values(self, trial: Trial) -> list[float]:
+        assert trial.result is not None
+        return [trial.result[key] for key in self._search.objectives]
 
     def _tell_to(self, last: int) -> None:
         if last < self._told:
@@ -100,18 +145,18 @@ class Proposer:
         import optuna
 
         state = optuna.trial.TrialState
+        place = self._elders + trial.number - self._first
         if trial.state == "failed":
-            self._study.tell(trial.number, state=state.FAIL)
+            self._study.tell(place, state=state.FAIL)
         elif trial.state == "complete":
-            assert trial.result is not None
-            self._study.tell(trial.number, [trial.result[key] for key in self._search.objectives])
+            self._study.tell(place, self._values(trial))
         else:
-            frozen = self._study.get_trials(deepcopy=False)[trial.number]
+            frozen = self._study.get_trials(deepcopy=False)[place]
             last = trial.curve[-1]
             optuna.trial.Trial(self._study, frozen._trial_id).report(
                 last["nelbo_nats"], last["epoch"]
             )
-            self._study.tell(trial.number, state=state.PRUNED)
+            self._study.tell(place, state=state.PRUNED)
 
     def _ask(self, study: Any, number: int) -> dict[str, Value]:
         study.sampler = _without_conditional(_sampler(self._search, number), self._searched)

@@ -1,8 +1,8 @@
 """Pruning decisions, each a pure function of the trial's own epochs and of a fixed set of others.
 
-The others are the finished trials numbered ≤ number - parallelism, so a decision does not depend
-on the number of workers or on their timing. All values are β = 1 validation NELBOs in nats: lower
-is better.
+The others are the latest finished trials numbered ≤ number - parallelism, so a decision does not
+depend on the number of workers or on their timing. All values are β = 1 validation NELBOs in nats:
+lower is better.
 """
 
 from __future__ import annotations

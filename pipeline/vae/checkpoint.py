@@ -28,7 +28,11 @@ def load_model(weights: Path, config: Path, device: str = "cpu") -> VAE:
 
     `config` is the JSON record with "shape" and every hyperparameter of the architecture.
     """
-    record = read_json(config)
+    return rebuild(weights, read_json(config), device)
+
+
+def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
+    """The same from the record itself."""
     vae = build(tuple(record["shape"]), record, seed=0)
     vae.load_state_dict(_load(weights)[0])
     return vae.to(device).eval()

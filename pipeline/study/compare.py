@@ -1,0 +1,103 @@
+"""Comparing candidates that were trained on several seeds and measured on the same images.
+
+A candidate's NELBOs are a matrix (seeds, images) in nats; all are measured with the same noise on
+the same images in the same order. Two sources of error are told apart. *Images*: the validation
+images are a sample, but the same for all, so the difference is taken image by image and what makes
+an image hard for every model cancels. *Seeds*: another seed gives another model; this error is the
+larger one, and no number of images makes it smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+Matrix = NDArray[np.float64]  # (seeds, images), nats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much worse a candidate is than another, in nats, and what that is uncertain by.
+
+    The errors are standard errors. With a single seed nothing is known of the seeds: `seed_error`
+    and the ends of the 95 % interval are NaN.
+    """
+
+    mean: float
+    seed_error: float
+    image_error: float
+    low: float
+    high: float
+
+
+def difference(candidate: Matrix, other: Matrix) -> Difference:
+    """The mean difference and its interval, for new seeds and new images alike.
+
+    The variances of both candidates' seeds (Welch 1947) and of the paired images are added, the
+    degrees of freedom are Satterthwaite's (1946). The interaction of seeds and images is counted
+    in both; it is small, and the interval errs on the cautious side.
+    """
+    mean = float(candidate.mean() - other.mean())
+    seeds, images = (
+        _seed_variance(candidate) + _seed_variance(other),
+        _pair_variance(candidate, other),
+    )
+    half = _half_width(candidate, other, _seed_variance(candidate))
+    return Difference(mean, math.sqrt(seeds), math.sqrt(images), mean - half, mean + half)
+
+
+def within_noise(candidate: Matrix, leader: Matrix) -> bool:
+    """Whether the leader's lead may be chance (95 %, two-sided); never with a single seed.
+
+    As `difference`, but a candidate whose seeds scatter more than the leader's is granted no more
+    than the leader's scatter: being unstable is no reason for a tie.
+    """
+    granted = min(_seed_variance(candidate), _seed_variance(leader))
+    return bool(candidate.mean() - leader.mean() <= _half_width(candidate, leader, granted))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % t interval of a mean over seeds; None for a single value or an infinite one."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    mean, variance = float(np.mean(values)), float(np.var(values, ddof=1)) / len(values)
+    half = _t_half_width([variance], [len(values) - 1])
+    return mean - half, mean + half
+
+
+def _half_width(candidate: Matrix, other: Matrix, seed_variance: float) -> float:
+    """Of the interval of the difference, if the candidate's mean had this variance over seeds."""
+    seeds, images = candidate.shape
+    if seeds == 1:
+        return math.nan
+    variances = [seed_variance, _seed_variance(other), _pair_variance(candidate, other)]
+    return _t_half_width(variances, [seeds - 1, len(other) - 1, images - 1])
+
+
+def _t_half_width(variances: list[float], freedoms: list[int]) -> float:
+    """Of the interval of a sum of independent parts (Welch–Satterthwaite)."""
+    from scipy.stats import t
+
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    return float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total)
+
+
+def _seed_variance(values: Matrix) -> float:
+    """Of the mean over all images, as an estimate from so many seeds; NaN for a single seed."""
+    seeds = len(values)
+    return float(values.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else math.nan
+
+
+def _pair_variance(candidate: Matrix, other: Matrix) -> float:
+    """Of the mean difference, as an estimate from so many images that both have seen."""
+    paired = candidate.mean(axis=0) - other.mean(axis=0)
+    return float(paired.var(ddof=1)) / paired.size
