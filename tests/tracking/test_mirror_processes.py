@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from records import START, Store, copy_db, curve, study, trial
+from servers import DEADLINE, Server, wait_for
 
 from pipeline.tracking.registry import Score, Winner, register
 from pipeline.tracking.run import Run
@@ -27,61 +26,15 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 30
 TRIALS = 25
-DEADLINE = 120
-
-
-class Server:
-    """`mlflow server` on loopback, with its own database and artifacts, to be killed."""
-
-    def __init__(self, folder: Path, db: Path) -> None:
-        self.db = db
-        self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
-        argv += ["--port", str(self._port), "--backend-store-uri", f"sqlite:///{self.db}"]
-        argv += ["--artifacts-destination", (self._folder / "served").as_uri()]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                argv, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_for(self._answers)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def signal(self, number: int) -> None:
-        """To it and its worker processes: the session is its own."""
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(urllib.request.urlopen(f"{self.uri}/health", timeout=1).status == 200)
-        except OSError:
-            return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 @pytest.fixture
 def server(empty_db: Path, tmp_path: Path) -> Iterator[Server]:
-    copy_db(empty_db, tmp_path / "server.db")
-    server = Server(tmp_path, tmp_path / "server.db")
+    db = tmp_path / "server.db"
+    copy_db(empty_db, db)
+    options = ["--host", "127.0.0.1", "--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
+    options += ["--artifacts-destination", (tmp_path / "served").as_uri()]
+    server = Server(tmp_path, options)
     server.start()
     yield server
     server.kill()
@@ -114,7 +67,7 @@ def test_a_server_killed_twice_amid_a_sync_ends_up_with_everything_once(
         failures: list[float] = []
         sync = threading.Thread(target=sync_until_it_fails, args=(store, runs, failures))
         sync.start()
-        wait_for(partial(more_rows, server.db, "metrics", points))
+        wait_for(partial(more_rows, tmp_path / "server.db", "metrics", points))
         server.kill()
         killed = time.monotonic()
         sync.join(DEADLINE)
