@@ -71,12 +71,11 @@ def _candidates(
     studies: list[Study],
 ) -> list[Candidate]:
     """The retrained candidates; the weights that each run kept are measured image by image."""
-    import torch
-
+    from pipeline.trainer import resolve_device
     from pipeline.vae.data import load_images
-    from pipeline.worker import resolve_device
+    from pipeline.vae.process import prepare_process
 
-    torch.set_num_threads(1)  # a sum's order is part of the answer, so the threads are fixed
+    prepare_process()
     validation = load_images(paths.prepare, "validation", resolve_device(machine.device))
     manifest = read_json(paths.prepare / "manifest.json")
     candidates = []
