@@ -3,8 +3,9 @@ an interrupted one brought up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Space
@@ -14,6 +15,7 @@ from pipeline.study.identity import candidate_study
 from pipeline.study.ledger import Ledger, Mark, Trial
 from pipeline.study.tables import CURVE_COLUMNS
 from pipeline.study.view import View
+from pipeline.system import system_metrics
 from pipeline.tracking.run import Metric, Run, Status
 
 # What of an epoch becomes a curve in MLflow.
@@ -51,16 +53,25 @@ class Sweep:
         self._view = View(ledger)
         self._outputs: Outputs | None = None
         self._created: dict[str, int] = {}
+        self.active: str | None = None  # the study that was worked on at the last `changes`
+
+    @property
+    def samples(self) -> Path:
+        """Where the system metrics of the sweep are."""
+        return self.paths.state / "system" / f"{self.space.name}.jsonl"
 
     def changes(self) -> list[Run]:
         """The runs that may differ from those of the last call, at first all; parents first."""
         outputs = Outputs.read(self.paths, self.done)
         same, self._outputs = outputs == self._outputs, outputs
         found: list[Run] = []
+        self.active = None
         for study, spec in self._ledger.studies(self.space.name, "search").items():
             current = outputs.best is not None and outputs.best["study"] == study
             candidates = self._candidates(outputs) if current else []
             moved = {each: self._view.refresh(each) for each in (study, *_ids(candidates))}
+            if self._at_work(moved):
+                self.active = study
             if not any(moved.values()) and (same or not current):
                 continue
             if any(self._view.trials(each) for each in moved):
@@ -113,6 +124,10 @@ class Sweep:
         ]
         return [candidate for candidate in found if candidate.study in begun]
 
+    def _at_work(self, studies: Iterable[str]) -> bool:
+        trials = (trial for study in studies for trial in self._view.trials(study))
+        return any(trial.state == "running" and trial.owner is not None for trial in trials)
+
     def _study_run(
         self,
         study: str,
@@ -135,7 +150,11 @@ class Sweep:
             start_ms=min(trial.started_ms for trial in [*trials, *runs]),
             end_ms=None if self.live else max(_ended(trial) for trial in [*trials, *runs]),
             params=settings | domains | {"likelihood": spec["model"]["likelihood"]},
-            metrics=[*_best_so_far(trials), *_points(measured, 0, retrained)],
+            metrics=[
+                *_best_so_far(trials),
+                *_points(measured, 0, retrained),
+                *system_metrics(self.samples, study),
+            ],
             tags={
                 "kind": "study",
                 "study": study,

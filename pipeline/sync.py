@@ -21,11 +21,12 @@ from pipeline.config import Machine, Space, load_space, space_names
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url
+from pipeline.system import Sampler
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import MirrorUnavailable, store_of
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
-LONGEST_SECONDS = 20.0
+LONGEST_SECONDS = 10.0
 SHARE = 0.1  # of a core, at most, for following a sweep
 CATCH_UP_SECONDS = 60.0
 
@@ -81,10 +82,13 @@ def follow(root: Path, machine: Machine, name: str) -> None:
     sweep = Sweep(space, paths, ledger, live=True, done="prepare")
     mirror = Mirror(*store_of(machine, paths))
     command = _Command(sweep)
-    pause = SHORTEST_SECONDS
+    sampler, pause = Sampler(sweep.samples), SHORTEST_SECONDS
     while not command.ended(pause):
         began = time.monotonic()
-        if runs := sweep.changes():
+        runs = sweep.changes()
+        if sweep.active is not None:
+            sampler.sample(sweep.active)
+        if runs:
             try:
                 mirror.sync(name, runs)
             except MirrorUnavailable:

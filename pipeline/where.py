@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config import Machine
 from pipeline.errors import UserError
 from pipeline.paths import Paths, read_json
-from pipeline.seeds import derive_seed
+from pipeline.seeds import derive_seed, digest
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.tracking.lookup import find_run
 from pipeline.tracking.store import MirrorUnavailable, store_of
@@ -36,7 +36,7 @@ def where_text(root: Path, machine: Machine, run_id: str) -> str:
         f"git commit  {_commit(tags)}",
         f"data        sha256 {tags['data_sha256']}",
         f"dvc.lock    {_dvc_entry(root, paths, tags, study)}",
-        f"lock file   requirements.lock, digest {tags.get('lock_sha256') or 'not recorded'}",
+        f"lock file   {_lock_file(root, tags.get('lock_sha256', ''))}",
         f"seeds       {_seeds(ledger, name, tags)}",
         f"made on     {tags.get('host', '?')}, {tags.get('device', '?')}, torch"
         f" {tags.get('torch', '?')}",
@@ -63,6 +63,14 @@ def _commit(tags: dict[str, str]) -> str:
     if tags.get("git_dirty") == "True":
         return f"{tags['git_commit']} with uncommitted changes, which are not recorded"
     return f"{tags['git_commit']}, nothing uncommitted"
+
+
+def _lock_file(root: Path, recorded: str) -> str:
+    if not recorded:
+        return "not recorded: there was no requirements.lock"
+    lock = root / "requirements.lock"
+    now = digest(lock.read_text(encoding="utf-8")) if lock.exists() else ""
+    return f"digest {recorded}, {'as' if now == recorded else 'not as'} requirements.lock here"
 
 
 def _seeds(ledger: Ledger, name: str, tags: dict[str, str]) -> str:
