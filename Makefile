@@ -30,13 +30,16 @@ lock:                   ## new versions into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 
-# The uv that installs the lock file is the one that is locked in it.
+# The uv that installs the lock file is the one that is locked in it. The last line compiles the
+# slowest imports once, even where the environment keeps Python from writing byte code.
 .venv: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  "$$(grep -oE '^uv==[^ ;]+' requirements.lock)"
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	env -u PYTHONDONTWRITEBYTECODE MLFLOW_DISABLE_TELEMETRY=true $(BIN)/python -W ignore -c \
+	  "import dvc.repo, mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store"
 	touch .venv
 
 clean:                  ## everything that the other targets make, but not runs/ and the DVC cache
