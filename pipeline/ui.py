@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.config import Machine
+from pipeline.config import Machine, space_names
 from pipeline.paths import Paths
 
 
@@ -20,8 +20,9 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
     argv, extra = ui_command(paths, machine.tracking, port)
     client = connect(uri)  # creates the store, so that the server need not
     print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr)
-    for experiment in client.search_experiments(order_by=["name"]):
-        print(f"  {experiment.name}: {runs_page(port, experiment.experiment_id)}", file=sys.stderr)
+    for name in space_names(root):
+        if experiment := client.get_experiment_by_name(name):
+            print(f"  {name}: {runs_page(port, experiment.experiment_id)}", file=sys.stderr)
     try:
         return subprocess.call(argv, env={**os.environ, **extra})
     except KeyboardInterrupt:
