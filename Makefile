@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WITH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: repro test test-slow lint format ui lock clean
+.PHONY: repro test test-slow lint format ui lock bench clean
 
 repro: .venv            ## the sweeps of params.yaml, from download to report
 	$(WITH) dvc repro
@@ -38,6 +38,10 @@ lock:                   ## new versions into requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	touch .venv
+
+bench: .venv            ## the tables of bench/README.md, in minutes; trains nothing
+	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.pruning
 
 clean:                  ## everything that the other targets make, but not runs/ and the DVC cache
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache
