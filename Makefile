@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WITH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: repro test test-slow lint format ui lock clean
+.PHONY: repro test test-slow lint format ui lock bench clean
 
 repro: .venv            ## the sweeps of params.yaml, from download to report
 	$(WITH) dvc repro
@@ -41,6 +41,10 @@ lock:                   ## new versions into requirements.lock
 	env -u PYTHONDONTWRITEBYTECODE MLFLOW_DISABLE_TELEMETRY=true $(BIN)/python -W ignore -c \
 	  "import dvc.repo, mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store"
 	touch .venv
+
+bench: .venv            ## the tables of bench/README.md, in minutes; trains nothing
+	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.pruning
 
 clean:                  ## everything that the other targets make, but not runs/ and the DVC cache
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache

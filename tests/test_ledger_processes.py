@@ -9,59 +9,74 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 
+import pytest
 from desk import STUDY, Desk
 
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage, transaction
 
-PROCESSES, TRIALS, PARALLELISM = 8, 48, 5
 DEADLINE = 60.0
 spawn = multiprocessing.get_context("spawn")
 
 
-def work(url: str, owner: str, start: Barrier, results: Queue[list[int]]) -> None:
+def work(
+    url: str, owner: str, budget: int, parallelism: int, start: Barrier, results: Queue[list[int]]
+) -> None:
     """Opens the fresh database with all others at once and works until all trials are done."""
-    start.wait(DEADLINE)
+    start.wait(5 * DEADLINE)
     ledger = Ledger(url)
     ledger.open_study(STUDY, "tiny", "search", {})
     mine = []
-    while ledger.finished(STUDY, TRIALS) < TRIALS:
-        lease = ledger.claim(STUDY, budget=TRIALS, parallelism=PARALLELISM, owner=owner, meta={})
+    while ledger.finished(STUDY, budget) < budget:
+        lease = ledger.claim(STUDY, budget=budget, parallelism=parallelism, owner=owner, meta={})
         if lease is None:
-            time.sleep(0.001)
+            time.sleep(0.01)
             continue
-        needed = ledger.trials(STUDY, 0, lease.number - PARALLELISM)
+        needed = ledger.trials(STUDY, 0, lease.number - parallelism)
         assert all(trial.state != "running" for trial in needed)
         ledger.propose(lease, {"lr": lease.number / 1000})
-        ledger.report(lease, [{"epoch": 1, "owner": owner}])
-        ledger.finish(lease, "complete", [{"epoch": 1, "owner": owner}], {"owner": owner})
+        curve = [{"epoch": epoch, "owner": owner} for epoch in (1, 2)]
+        ledger.report(lease, curve[:1])
+        ledger.report(lease, curve)
+        ledger.finish(lease, "complete", curve, {"owner": owner})
         mine.append(lease.number)
     ledger.close()
     results.put(mine)
 
 
-def test_no_number_is_given_twice_and_none_is_lost(storage: str) -> None:
-    start, results = spawn.Barrier(PROCESSES), spawn.Queue()
+def check_crew(url: str, processes: int, budget: int, parallelism: int) -> None:
+    """Lets so many processes do all trials: no number is given twice and none is lost."""
+    start, results = spawn.Barrier(processes), spawn.Queue()
     crew = [
-        spawn.Process(target=work, args=(storage, f"w{i}", start, results))
-        for i in range(PROCESSES)
+        spawn.Process(target=work, args=(url, f"w{i}", budget, parallelism, start, results))
+        for i in range(processes)
     ]
     for process in crew:
         process.start()
-    shares = [results.get(timeout=DEADLINE) for _ in crew]
+    shares = [results.get(timeout=5 * DEADLINE) for _ in crew]
     for process in crew:
         process.join(DEADLINE)
         assert process.exitcode == 0
-    assert sorted(itertools.chain(*shares)) == list(range(TRIALS))
+    assert sorted(itertools.chain(*shares)) == list(range(budget))
 
-    ledger = Ledger(storage)
+    ledger = Ledger(url)
     trials = ledger.trials(STUDY)
     ledger.close()
-    assert [trial.number for trial in trials] == list(range(TRIALS))
+    assert [trial.number for trial in trials] == list(range(budget))
     for trial in trials:  # every column was written by one and the same worker
         assert trial.result is not None
-        assert trial.curve == [{"epoch": 1, "owner": trial.result["owner"]}]
+        owner = trial.result["owner"]
+        assert trial.curve == [{"epoch": 1, "owner": owner}, {"epoch": 2, "owner": owner}]
         assert trial.parameters == {"lr": trial.number / 1000}
+
+
+def test_no_number_is_given_twice_and_none_is_lost(storage: str) -> None:
+    check_crew(storage, processes=8, budget=48, parallelism=5)
+
+
+@pytest.mark.slow
+def test_sixteen_workers_share_one_postgresql(postgres_storage: str) -> None:
+    check_crew(postgres_storage, processes=16, budget=96, parallelism=16)
 
 
 def stop_inside(url: str, inside: Event) -> None:

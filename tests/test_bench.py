@@ -1,0 +1,34 @@
+"""The replay behind the choice of pruner: real curves, whole searches, no training."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from bench.curves import EPOCHS, ROOT, SETTINGS, TABLE, draws
+from bench.pruning import BUDGET, Recorded, after, search
+from pipeline.config import load_space
+
+SPACE = load_space(ROOT, "fashion")
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorded:
+    return Recorded(SPACE, pd.read_csv(TABLE))
+
+
+def test_a_recorded_setting_has_its_own_curve(recorded: Recorded) -> None:
+    table = pd.read_csv(TABLE)
+    for number, chosen in enumerate(draws(SPACE, SETTINGS)):
+        own = table.loc[table["setting"] == number, "nelbo_nats"].tolist()
+        assert recorded.curve(chosen) == own
+        assert len(own) == EPOCHS
+
+
+def test_a_replayed_search_repeats_itself_and_pruning_saves_epochs(recorded: Recorded) -> None:
+    whole = search(SPACE, recorded, "random", "none", 4, seed=0)
+    assert whole == search(SPACE, recorded, "random", "none", 4, seed=0)
+    assert [spent for spent, _ in whole] == list(range(EPOCHS, BUDGET + 1, EPOCHS))
+    pruned = search(SPACE, recorded, "random", "median", 4, seed=0)
+    assert len(pruned) > len(whole)
+    assert after(pruned, BUDGET) >= recorded.lowest
