@@ -44,7 +44,7 @@ def tiny(tmp_path: Path) -> Sweep:
 def test_a_study_in_work(tiny: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     study, later = tiny.study.id, Ledger.now(tiny.ledger) + 30
     monkeypatch.setattr(Ledger, "now", lambda _: later)
-    text = status_text(tiny.root, Machine(), "tiny")
+    text = status_text(tiny.root, Machine(tracking="none"), "tiny")
     assert re.sub(r"renewed \d+ s", "renewed 30 s", text).splitlines() == [
         f"search {study}: 5 trials: 2 running, 1 complete, 1 pruned, 1 failed",
         "  best: 0 with NELBO 25.12 nats",
@@ -60,12 +60,12 @@ def test_a_lease_that_ran_out_is_told(tiny: Sweep, monkeypatch: pytest.MonkeyPat
     later = Ledger.now(tiny.ledger) + ledger_module.LEASE_SECONDS + 1
     monkeypatch.setattr(Ledger, "now", lambda _: later)
     assert "s ago: its worker is gone, the next one takes it over" in status_text(
-        tiny.root, Machine(), "tiny"
+        tiny.root, Machine(tracking="none"), "tiny"
     )
 
 
 def test_a_study_of_another_space_has_no_budget(tiny: Sweep) -> None:
     tiny.ledger.open_study("tiny-other", "tiny", "search", {})
-    *_, other, disk = status_text(tiny.root, Machine(), None).splitlines()
+    *_, other, disk = status_text(tiny.root, Machine(tracking="none"), None).splitlines()
     assert other == "search tiny-other: 0 trials: 0 running, 0 complete, 0 pruned, 0 failed"
     assert disk == "  disk: 0.0 MB of checkpoints, weights and logs"
