@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import Interrupted, UserError
+from pipeline.errors import NO_SPACE, Interrupted, UserError
 from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def check(name: Name) -> None:
 def status(
     name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
 ) -> None:
-    """What the studies have done and who works on what."""
+    """What the studies have done, who works on what, the time left, the space on disk."""
     from pipeline.config import load_machine
-    from pipeline.describe import status_text
+    from pipeline.status import status_text
 
     typer.echo(status_text(Path.cwd(), load_machine(Path.cwd()), name))
 
@@ -197,18 +198,28 @@ def _check_inputs(stage: str, runs: Path) -> None:
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 a bug, 2 wrong input, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 a bug, 2 input or disk, 130 interrupted."""
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _leave(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = error.filename or "the disk of runs/"
+        _leave(f"error: no space left for {where}: free some, then the same command goes on", 2)
     except Interrupted as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(130) from None
+        _leave(str(error), 130)
     except KeyboardInterrupt:
-        print("interrupted: the same command starts this stage again", file=sys.stderr)
-        raise SystemExit(130) from None
+        _leave("interrupted: the same command starts this stage again", 130)
+
+
+def _leave(message: str, code: int) -> None:
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it any more: a closed terminal, a log on a full disk
+        os._exit(code)  # else a last flush would fail as well, and the code be another
+    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

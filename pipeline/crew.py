@@ -23,6 +23,7 @@ from pipeline.paths import Paths, write_text
 from pipeline.progress import Progress
 from pipeline.seeds import digest
 from pipeline.stopping import Stop, stop_requests
+from pipeline.study.budget import most_trials
 from pipeline.study.identity import Study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.sync import following
@@ -133,12 +134,6 @@ class _Crew:
             trials = self.ledger.trials(study.id)
             ended = [trial.number for trial in trials if trial.state != "running"]
             clear_finished(self.paths.study(study.id), ended)
-
-
-def most_trials(studies: list[Study]) -> str:
-    """The budget of some studies in trials, as far as it is known beforehand."""
-    at_most = "at most " if any(study.total_epochs for study in studies) else ""
-    return f"{at_most}{sum(study.budget for study in studies)}"
 
 
 def _watch(pool: Pool, stop: Stop, progress: Progress) -> None:

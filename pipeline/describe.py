@@ -1,13 +1,11 @@
-"""What `check` and `status` print."""
+"""What `check` prints."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pipeline.config import Machine, Space, load_space, space_names
+from pipeline.config import Space
 from pipeline.hyperparameters import ONLY_FOR_FAMILY, Choices, Domain, Hyperparameters
-from pipeline.paths import Paths
 
 
 def describe(space: Space) -> str:
@@ -29,41 +27,6 @@ def describe(space: Space) -> str:
     for section in ("data", "model", "search", "retrain", "evaluate", "render"):
         lines += ["", f"{section}:", *_section(getattr(space, section))]
     return "\n".join([*lines, "", _cost(space)])
-
-
-def status_text(root: Path, machine: Machine, name: str | None) -> str:
-    """Per sweep: trials by state, the best so far, who works on what, failures with reasons."""
-    from pipeline.lag import lag_line
-    from pipeline.study.ledger import Ledger, storage_url
-
-    names = [name] if name else space_names(root)
-    spaces = [load_space(root, each) for each in names]
-    ledger = Ledger(storage_url(machine, Paths(root, "")))
-    blocks = []
-    for space in spaces:
-        for kind in ("search", "candidate"):
-            for study in ledger.studies(space.name, kind):
-                blocks.append(_study_status(ledger, study, kind))
-        blocks += filter(None, [lag_line(root, space, machine, ledger)])
-    return "\n\n".join(blocks) or "no study yet: `python -m pipeline run NAME` or `dvc repro`"
-
-
-def _study_status(ledger: Any, study: str, kind: str) -> str:
-    trials = ledger.trials(study)
-    states = ("running", "complete", "pruned", "failed")
-    counts = ", ".join(f"{sum(t.state == s for t in trials)} {s}" for s in states)
-    lines = [f"{kind} {study}: {len(trials)} {'trials' if kind == 'search' else 'runs'}: {counts}"]
-    complete = [trial for trial in trials if trial.state == "complete"]
-    if complete:
-        best = min(complete, key=lambda trial: trial.result["nelbo_nats"])
-        lines.append(f"  best: {best.number} with NELBO {best.result['nelbo_nats']:.2f} nats")
-    for trial in trials:
-        if trial.state == "running":
-            owner = trial.owner or "nobody (it goes on with the next worker)"
-            lines.append(f"  {trial.number}: {len(trial.curve)} epochs, held by {owner}")
-        elif trial.state == "failed":
-            lines.append(f"  {trial.number}: failed: {(trial.reason or '').splitlines()[0]}")
-    return "\n".join(lines)
 
 
 def _domain(domain: Domain) -> str:

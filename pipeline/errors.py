@@ -1,4 +1,8 @@
-"""The two ways in which a command ends early on purpose."""
+"""The ways in which a command ends early without being at fault."""
+
+import errno
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: one line too, and exit code 2
 
 
 class UserError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -38,16 +39,22 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def say(self, note: str) -> None:
         """Shows a message from now on."""
         self._note = note
         if not self._console.is_terminal:
-            self._console.print(f"{self._title}: {note}", highlight=False)
+            with suppress(OSError):
+                self._console.print(f"{self._title}: {note}", highlight=False)
 
     def update(self) -> None:
-        """Reads the ledger and shows what is new."""
+        """Reads the ledger and shows what is new, if anyone still looks."""
+        with suppress(OSError):  # a closed terminal or pipe; the work goes on
+            self._update()
+
+    def _update(self) -> None:
         running: list[Trial] = []
         for study in self._studies:
             for trial in self._unfinished(study):
@@ -93,9 +100,9 @@ class Progress:
         done = len(self._finished) - (self._at_start or 0)
         elapsed = time.monotonic() - self._started
         if not done:
-            return f"{_clock(elapsed)} elapsed"
+            return f"{clock_time(elapsed)} elapsed"
         left = elapsed / done * (self._budget() - len(self._finished))
-        return f"{_clock(elapsed)} elapsed, about {_clock(left)} left"
+        return f"{clock_time(elapsed)} elapsed, about {clock_time(left)} left"
 
     def _table(self, running: list[Trial]) -> Group:
         table = Table(title=None, pad_edge=False)
@@ -146,7 +153,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """A duration as 4:05 or 1:04:05."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

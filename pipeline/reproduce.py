@@ -8,9 +8,9 @@ from typing import Any
 from pipeline.config import Machine, load_space
 from pipeline.errors import UserError
 from pipeline.paths import Paths, read_json
-from pipeline.study.identity import search_study
+from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger, Trial, storage_url
-from pipeline.trainer import Trainer
+from pipeline.trainer import Trainer, save_run
 
 TIMES = ("seconds", "core_seconds", "ended_ms")  # what differs between any two runs
 
@@ -38,10 +38,29 @@ def reproduce_trial(root: Path, machine: Machine, name: str, number: int) -> str
     )
     for _ in found[0].curve:
         training.run_epoch()
-    return _verdict(found[0], training.records)
+    same = f"trial {number} is identical in all {len(training.records)} epochs"
+    return difference(found[0], training.records) or same
 
 
-def _verdict(trial: Trial, records: list[dict[str, Any]]) -> str:
+def make_weights(trainer: Trainer, study: Study, run: Trial, folder: Path) -> None:
+    """Trains a candidate's run again, whose weights are gone, and writes them.
+
+    Raises UserError if it comes out otherwise than it is recorded.
+    """
+    assert run.parameters is not None
+    training = trainer.new_training(study, run.number, run.parameters)
+    for _ in run.curve:
+        training.run_epoch()
+    if other := difference(run, training.records):
+        raise UserError(
+            f"the weights {folder}/*.safetensors are gone and cannot be made again here: {other}:"
+            f" copy the folder from host {run.meta.get('host')}"
+        )
+    save_run(folder, training)
+
+
+def difference(trial: Trial, records: list[dict[str, Any]]) -> str | None:
+    """Where the record of a trial and that of its repetition differ first, if they do."""
     for before, after in zip(trial.curve, records, strict=True):
         for key in after:
             if key not in TIMES and before.get(key) != after[key]:
@@ -49,4 +68,4 @@ def _verdict(trial: Trial, records: list[dict[str, Any]]) -> str:
                     f"trial {trial.number} differs first in epoch {after['epoch']}: {key} was"
                     f" {before.get(key)} and is {after[key]} (another processor or torch?)"
                 )
-    return f"trial {trial.number} is identical in all {len(records)} epochs"
+    return None

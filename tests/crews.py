@@ -65,6 +65,7 @@ class Sweep:
 
     root: Path
     space: Space
+    storage: str | None = None  # default: SQLite in its folder
 
     @property
     def paths(self) -> Paths:
@@ -73,7 +74,7 @@ class Sweep:
     @property
     def ledger(self) -> Ledger:
         self.paths.ledger.parent.mkdir(parents=True, exist_ok=True)
-        return Ledger(f"sqlite:///{self.paths.ledger}")
+        return Ledger(self.storage or f"sqlite:///{self.paths.ledger}")
 
     @property
     def study(self) -> Study:
@@ -130,6 +131,8 @@ class Sweep:
         """The command line, as a person starts it, or as the program `before` does."""
         self.machine(workers)
         known = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
+        if self.storage:
+            known["PIPELINE_STORAGE"] = self.storage
         with (self.root / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
                 [*before, sys.executable, "-m", "pipeline", stage, "tiny"],
@@ -144,9 +147,9 @@ class Sweep:
         """What all commands have said so far."""
         return (self.root / "stderr.txt").read_text()
 
-    def held(self) -> list[Trial]:
+    def held(self, ledger: Ledger | None = None) -> list[Trial]:
         """The trials in work, of all studies of the sweep."""
-        ledger, found = self.ledger, []
+        ledger, found = ledger or self.ledger, []
         for kind in ("search", "candidate"):
             for study in ledger.studies("tiny", kind):
                 found += [trial for trial in ledger.trials(study) if trial.owner]

@@ -123,6 +123,24 @@ def test_a_killed_worker_is_a_strike_and_one_that_left_is_not(tiny: Sweep) -> No
     assert owners.bury(worker.pid, True, tiny.ledger) is False  # it held nothing
 
 
+def test_what_the_killed_have_left_of_finished_trials_is_cleared(tiny: Sweep) -> None:
+    """A worker may die after it has recorded the end, or while it writes."""
+    names = ["checkpoint-1.safetensors", ".checkpoint-2.safetensors.x1y2z3.safetensors",
+             "model.safetensors"]  # fmt: skip
+    for _ in range(2):
+        lease = claim(tiny, "elsewhere/1/1")
+        for name in names:
+            path = tiny.paths.trial(tiny.study.id, lease.number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    tiny.ledger.finish(lease, "failed", [], None, "a reason")
+    with pytest.raises(Interrupted):
+        run_crew(tiny, tiny.machine().model_copy(update={"until": now()}))
+    folders = [tiny.paths.trial(tiny.study.id, number) for number in (0, 1)]
+    assert sorted(path.name for path in folders[0].iterdir()) == sorted(names)
+    assert [path.name for path in folders[1].iterdir()] == ["model.safetensors"]
+
+
 def in_midst_of_a_trial(made: Sweep) -> Trial | None:
     """A trial with an epoch behind it, whose worker stands still so that it stays in it."""
     for trial in made.held():
@@ -172,7 +190,12 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "kind",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stop_that_is_asked_for_says_how_to_go_on_and_holds_nothing(
     kind: signal.Signals, tiny: Sweep

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from crews import make_sweep, sweep
 from studies import space, trial
 
 from pipeline.errors import UserError
+from pipeline.paths import write_json
+from pipeline.stages import retrain
 from pipeline.study.identity import candidate_study
 from pipeline.study.winner import Candidate, choose
 
@@ -100,3 +105,20 @@ def test_when_all_failed_the_error_says_why() -> None:
         "retrain: every candidate failed on some seed: the training loss is not finite in epoch 1:"
         " choose a tamer search space"
     )
+
+
+def test_weights_that_someone_has_deleted_are_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_sweep(tmp_path, sweep(retrain={"top": 1}))
+    setting = {"lr": 0.02}
+    assert made.worker(None, setting).work() == 0
+    best = {"ranking": [{"number": 0, "nelbo_nats": 1.0, "parameters": setting}], "study": "tiny-0"}
+    write_json(made.paths.search / "best.json", best)
+    retrain.run(made.space, made.machine(), made.paths)
+    before = made.outputs("retrain")
+    (study,) = made.candidates(setting)
+    shutil.rmtree(made.paths.trial(study.id, 1))
+    retrain.run(made.space, made.machine(), made.paths)
+    assert made.outputs("retrain") == before
+    assert "are gone: training them again" in capsys.readouterr().err

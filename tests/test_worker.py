@@ -108,6 +108,57 @@ def test_a_lease_that_runs_out_is_a_strike_but_an_epoch_takes_it_back(
         ledger.report(lease, [])
 
 
+def test_a_zombie_writes_no_checkpoint_over_its_successors(
+    tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves its second epoch while the successor, who began from the first, is in its third."""
+    now, zombie, other = [1e9], tiny.worker(), tiny.worker()
+    monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
+    other._owner = "elsewhere/1/2"
+    folder = tiny.paths.trial(tiny.study.id, 0)
+
+    def pause(_: Training) -> None:
+        now[0] += ledger_module.LEASE_SECONDS + 1
+        at_epoch(monkeypatch, 3, lambda _: setattr(other, "stopping", True))
+        assert other.work() == INTERRUPTED
+
+    at_epoch(monkeypatch, 2, pause)
+    at_end = zombie._ledger.report
+
+    def report(lease: Lease, curve: list[dict[str, Any]]) -> None:
+        try:
+            at_end(lease, curve)
+        except LeaseLost:
+            left.extend(sorted(path.name for path in folder.iterdir()))
+            zombie.stopping = True
+            raise
+
+    left: list[str] = []
+    monkeypatch.setattr(zombie._ledger, "report", report)
+    assert zombie.work() == INTERRUPTED
+    assert left == ["checkpoint-1.safetensors", "checkpoint-2.safetensors"]
+    assert len(tiny.trials()[0].curve) == 3
+    assert tiny.worker().work() == 0
+    assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_torn_checkpoint_is_passed_over(
+    tiny: Sweep,
+    undisturbed: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker = tiny.worker()
+    at_epoch(monkeypatch, 3, lambda _: setattr(worker, "stopping", True))
+    assert worker.work() == INTERRUPTED
+    (checkpoint,) = tiny.paths.trial(tiny.study.id, 0).iterdir()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert tiny.worker().work() == 0
+    assert f"passed over: {checkpoint}: " in capsys.readouterr().err
+    assert tiny.tables() == undisturbed.tables()
+    assert not list(checkpoint.parent.iterdir())
+
+
 def claim(made: Sweep, ledger: Ledger, owner: str) -> Lease:
     study = made.study
     lease = ledger.claim(

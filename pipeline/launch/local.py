@@ -102,7 +102,8 @@ class Pool:
             self._seen = progress
         tail = slot.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
         if code == WRONG_INPUT:
-            raise UserError(tail[-1].removeprefix("error: "))
+            last = tail[-1] if tail else f"a worker left without a word in {slot.log}: disk full?"
+            raise UserError(last.removeprefix("error: "))
         if self._deaths > MAX_DEATHS_IN_A_ROW:
             raise WorkersKeepDying(
                 f"{self._deaths} workers died in a row, the last with exit code {code}; the end of"

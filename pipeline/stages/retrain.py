@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,18 @@ from pipeline.config import Machine, Space
 from pipeline.crew import run_studies
 from pipeline.hyperparameters import Value
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
+from pipeline.reproduce import make_weights
 from pipeline.study.compare import Matrix, interval
 from pipeline.study.identity import Study, candidate_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.tables import cell, epoch_row
 from pipeline.study.winner import Candidate, Verdict, choose
+from pipeline.trainer import Trainer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+WEIGHTS = ("model", "first_epoch", "last_epoch")  # what every run leaves behind
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
@@ -37,6 +42,8 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
         ledger.open_study(study.id, space.name, study.kind, study.spec)
     parameters = {s.id: e["parameters"] for s, e in zip(studies, entries, strict=True)}
     run_studies("retrain", space, machine, paths, ledger, studies, parameters)
+    for study in studies:
+        _make_missing_weights(space, machine, paths, ledger, study)
     candidates = _candidates(space, machine, paths, ledger, entries, studies)
     verdict = choose(candidates)
     winner = verdict.winner
@@ -88,6 +95,21 @@ def _candidates(
     return candidates
 
 
+def _make_missing_weights(
+    space: Space, machine: Machine, paths: Paths, ledger: Ledger, study: Study
+) -> None:
+    """Trains those runs again whose weights someone has deleted."""
+    trainer = None
+    for run in ledger.trials(study.id, 0, study.budget - 1):
+        folder = paths.trial(study.id, run.number)
+        if not run.result or all((folder / f"{name}.safetensors").exists() for name in WEIGHTS):
+            continue
+        print(f"retrain {space.name}: {folder}/*.safetensors are gone: training them again",
+              file=sys.stderr)  # fmt: skip
+        trainer = trainer or Trainer(space, paths, machine.device)
+        make_weights(trainer, study, run, folder)
+
+
 def _measured(weights: list[Path], config: dict[str, Any], validation: Tensor) -> Matrix:
     """(seeds, images) NELBO in nats, with the noise that trials are measured with."""
     import numpy as np
@@ -104,7 +126,7 @@ def _measured(weights: list[Path], config: dict[str, Any], validation: Tensor) -
 
 
 def _copy_weights(folder: Path, winner: Candidate, seed: int, paths: Paths) -> None:
-    for name in ("model", "first_epoch", "last_epoch"):
+    for name in WEIGHTS:
         source = paths.trial(winner.study.id, seed) / f"{name}.safetensors"
         shutil.copyfile(source, folder / source.name)
     (folder / "seeds").mkdir()

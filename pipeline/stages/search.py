@@ -12,9 +12,10 @@ import sys
 from typing import Any
 
 from pipeline.config import Machine, Space
-from pipeline.crew import most_trials, run_studies
+from pipeline.crew import run_studies
 from pipeline.errors import UserError
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
+from pipeline.study.budget import most_trials
 from pipeline.study.identity import Study, changes, search_study
 from pipeline.study.ledger import Ledger, Trial, storage_url
 from pipeline.study.tables import curves_table, pareto_front, trials_table

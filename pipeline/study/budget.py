@@ -23,3 +23,9 @@ def admitted(study: Study, used: Sequence[int | None]) -> int:
         known = used[number] if number < len(used) else None
         spent += study.epochs if known is None else known
     return study.budget
+
+
+def most_trials(studies: Sequence[Study]) -> str:
+    """The budget of some studies in trials, as far as it is known beforehand."""
+    at_most = "at most " if any(study.total_epochs for study in studies) else ""
+    return f"{at_most}{sum(study.budget for study in studies)}"

@@ -70,6 +70,11 @@ class Ledger:
         """Closes the connections."""
         self._engine.dispose()
 
+    def now(self) -> float:
+        """The time in seconds on the clock that leases are measured by."""
+        with self._engine.connect() as db:
+            return clock(db)
+
     def open_study(self, study: str, name: str, kind: str, spec: dict[str, Any]) -> None:
         """Registers a study; an existing one stays as it is."""
         row = {"id": study, "name": name, "kind": kind, "spec": json.dumps(spec)}

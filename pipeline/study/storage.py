@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,12 +73,21 @@ def open_storage(url: str) -> sa.Engine:
 
 @contextmanager
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction that holds SQLite's write lock from its start, so that it never upgrades."""
-    with engine.connect() as db:
-        if is_sqlite(db):
-            db.exec_driver_sql("BEGIN IMMEDIATE")
-        yield db
-        db.commit()
+    """One transaction that holds SQLite's write lock from its start, so that it never upgrades.
+
+    A full disk is an OSError (ENOSPC), as everywhere.
+    """
+    try:
+        with engine.connect() as db:
+            if is_sqlite(db):
+                db.exec_driver_sql("BEGIN IMMEDIATE")
+            yield db
+            db.commit()
+    except sa.exc.OperationalError as error:
+        if not _is_full(error.orig):
+            raise
+        place = engine.url.database if engine.dialect.name == "sqlite" else "the database server"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
 
 
 def is_sqlite(db: sa.Connection) -> bool:
@@ -87,6 +99,11 @@ def clock(db: sa.Connection) -> float:
     if is_sqlite(db):
         return time.time()
     return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+
+def _is_full(error: Any) -> bool:
+    full = sqlite3.SQLITE_FULL, "53100"  # of SQLite, of PostgreSQL
+    return (getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)) in full
 
 
 def milliseconds(seconds: float) -> int:
@@ -105,6 +122,8 @@ def _engine(url: sa.URL) -> sa.Engine:
     def _configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin where `transaction` says
         connection.execute("PRAGMA journal_mode=WAL")
+        # A power cut may take back the last transactions, never more: their epochs are trained
+        # again, to the same end.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     return engine
