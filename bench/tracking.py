@@ -1,0 +1,225 @@
+"""What tracking costs a trial in core-seconds: none, the ledger with its mirror, plain MLflow.
+
+    python -m bench.tracking
+
+Fake trials of the same pace and the same metrics, one after the other, against one local `mlflow
+server`: `plain` calls `mlflow.log_metrics` every epoch, as a training script does; `ours` records
+in the ledger and leaves the server to the mirror process. Imports and first connections are left
+out of all figures; what the mirror's start costs is stated below the table.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.hardware import hardware, table
+from pipeline import sync
+from pipeline.config import Machine, Space, load_machine, load_space
+from pipeline.paths import Paths
+from pipeline.records import CURVES
+from pipeline.study.identity import Study, search_study
+from pipeline.study.ledger import Ledger, storage_url
+from pipeline.tracking.store import set_environment
+
+TRIALS, EPOCHS, EPOCH_SECONDS = 2, 30, 1.0
+SECONDS = EPOCHS * EPOCH_SECONDS  # a trial's
+PARAMETERS = {"lr": 1e-3, "latent_dim": 16, "optimizer": "adam", "batch_size": 128}
+SPACE = f"""
+data: {{name: digits}}
+parameters: {{lr: {{low: 1.0e-4, high: 1.0e-2}}}}
+search: {{trials: {TRIALS}, epochs: {EPOCHS}, parallelism: 1}}
+"""
+Cost = tuple[float, float, float]  # core-seconds a trial: worker, mirror, server
+
+
+def main() -> None:
+    """Measures the three and prints them side by side."""
+    sync.CATCH_UP_SECONDS = 600.0  # all that the mirror does counts, on a busy machine too
+    folder = Path(tempfile.mkdtemp(prefix="bench-tracking-"))
+    try:
+        with server(folder) as (uri, session):
+            tracker = Sweep(folder / "sweep", uri)
+            start = tracker.startup()
+            plain_script = connected(uri)
+            costs = {
+                "none": measured(untracked, session),
+                "ours": measured(tracker.trials, session, start),
+                "plain": measured(plain_script, session),
+            }
+    finally:
+        shutil.rmtree(folder)
+    print(
+        f"Core-seconds a trial of {SECONDS:.0f} s, {EPOCHS} epochs with {len(CURVES)} metrics each;"
+        f" mean of {TRIALS} trials. {hardware()}.\n\n{table(rows(costs))}\n\n"
+        f"The mirror's start, once a stage: {start:.1f} core-seconds."
+    )
+
+
+def fake_trial(report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """The pace and the records of one trial; `report` gets all records so far, every epoch."""
+    records: list[dict[str, Any]] = []
+    for epoch in range(1, EPOCHS + 1):
+        time.sleep(EPOCH_SECONDS)
+        values = {name: 100.0 + 1 / (epoch + index) for index, name in enumerate(CURVES)}
+        records.append({"epoch": epoch, **values, "ended_ms": int(time.time() * 1000)})
+        report(records)
+
+
+def untracked() -> None:
+    for _ in range(TRIALS):
+        fake_trial(lambda _: None)
+
+
+class Sweep:
+    """A checkout whose trials are recorded as a worker records them."""
+
+    def __init__(self, root: Path, uri: str):
+        (root / "search_spaces").mkdir(parents=True)
+        (root / "search_spaces" / "bench.yaml").write_text(SPACE)
+        (root / "machine.yaml").write_text(f"tracking: {uri}\n")
+        self._paths = Paths(root, "bench")
+        self._machine: Machine = load_machine(root)
+        self._space: Space = load_space(root, "bench")
+        self._study: Study = search_study(self._space, "d" * 64)
+        self._ledger = Ledger(storage_url(self._machine, self._paths))
+        self._ledger.open_study(self._study.id, "bench", "search", self._study.spec)
+
+    def startup(self) -> float:
+        """Core-seconds of a mirror that has nothing to do."""
+        before = children_seconds()
+        with sync.following(self._space, self._machine, self._paths):
+            pass
+        return children_seconds() - before
+
+    def trials(self) -> None:
+        with sync.following(self._space, self._machine, self._paths):
+            for _ in range(TRIALS):
+                self._trial()
+
+    def _trial(self) -> None:
+        lease = self._ledger.claim(
+            self._study.id, budget=TRIALS, parallelism=1, owner="bench", meta={}
+        )
+        assert lease is not None
+        self._ledger.propose(lease, PARAMETERS)
+        curve: list[dict[str, Any]] = []
+
+        def report(records: list[dict[str, Any]]) -> None:
+            curve[:] = records
+            self._ledger.report(lease, curve)
+
+        fake_trial(report)
+        result = {"nelbo_nats": 100.0, "best_epoch": EPOCHS}
+        self._ledger.finish(lease, "complete", curve, result)
+
+
+def connected(uri: str) -> Callable[[], None]:
+    """What a training script does with MLflow's fluent calls, after its first run."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("plain")
+    with mlflow.start_run():
+        mlflow.log_params(PARAMETERS)
+
+    def trials() -> None:
+        for _ in range(TRIALS):
+            with mlflow.start_run():
+                mlflow.log_params(PARAMETERS)
+                fake_trial(log)
+
+    def log(records: list[dict[str, Any]]) -> None:
+        last = {name: records[-1][name] for name in CURVES}
+        mlflow.log_metrics(last, step=records[-1]["epoch"])
+
+    return trials
+
+
+def measured(work: Callable[[], None], session: int, start: float = 0.0) -> Cost:
+    """Core-seconds a trial of this process, its ended children less `start`, and the server."""
+    before = time.process_time(), children_seconds(), session_seconds(session)
+    work()
+    after = time.process_time(), children_seconds() - start, session_seconds(session)
+    worker, mirror, served = ((b - a) / TRIALS for a, b in zip(before, after, strict=True))
+    return worker, mirror, served
+
+
+def children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def session_seconds(session: int) -> float:
+    """Core-seconds so far of the living processes of a session."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[3]) == session:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[tuple[str, int]]:
+    """The URL and the session of an `mlflow server` that lives as long as the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    argv = [sys.executable, "-m", "mlflow", "server", "--port", uri.rsplit(":", 1)[1]]
+    argv += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    argv += ["--artifacts-destination", f"{folder}/artifacts"]
+    set_environment()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # as busy as this machine may be
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while not answers(f"{uri}/health"):
+            time.sleep(0.2)
+        yield uri, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def rows(costs: dict[str, Cost]) -> list[dict[str, str]]:
+    """One for each kind of tracking, with the ratio to the plain calls."""
+    return [
+        {
+            "tracking": name,
+            "worker": f"{worker:.3f}",
+            "of the trial": f"{worker / SECONDS:.2%}",
+            "mirror": f"{mirror:.3f}",
+            "server": f"{served:.3f}",
+            "all": f"{worker + mirror + served:.3f}",
+            "worker, plain = 1": f"{worker / costs['plain'][0]:.2f}",
+        }
+        for name, (worker, mirror, served) in costs.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""MLflow's pages on a finished sweep, as a person with a browser uses them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from servers import DEADLINE, answers, free_port, wait_for
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+SPACE = """
+data: {name: digits, limit: 300}
+parameters:
+  lr: {low: 3.0e-3, high: 1.0e-2, log: true}
+  latent_dim: {choices: [2, 6]}
+  hidden: [32]
+search: {trials: 5, epochs: 3, parallelism: 1, pruner: none}
+retrain: {top: 1, seeds: 1, epochs: 3}
+evaluate: {iw_samples: 2, nelbo_samples: 1, probe: false}
+render: {projections: [pca], points: 50, images: 2}
+"""
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a finished sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "search_spaces").mkdir()
+    (folder / "search_spaces" / "tiny.yaml").write_text(SPACE)
+    with start(folder, "run", "tiny") as command:
+        assert command.wait() == 0
+    with start(folder, "sync", "tiny") as command:  # on a busy machine the run does not wait for it
+        assert command.wait() == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs_page(sweep: Path) -> Iterator[str]:
+    """The address of the sweep's runs, its first experiment, on the pages of `make ui`."""
+    address = f"http://127.0.0.1:{free_port()}"
+    with start(sweep, "ui", "--port", address.rsplit(":", 1)[1]) as command:
+        try:
+            wait_for(lambda: answers(f"{address}/health"))
+            yield f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+        finally:
+            os.killpg(command.pid, signal.SIGKILL)
+
+
+def start(folder: Path, *argv: str) -> subprocess.Popen[bytes]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_TRACKING")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *argv],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(ROOT), "PIPELINE_WORKERS": "1"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(DEADLINE * 1000)
+        expect.set_options(timeout=DEADLINE * 1000)
+        yield page
+        browser.close()
+
+
+def test_the_runs_open_as_one_study(page: Page, runs_page: str) -> None:
+    page.goto(runs_page)
+    expect(page.get_by_role("link", name="study tiny")).to_be_visible()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+
+
+def test_trials_sort_by_nelbo_and_compare(page: Page, runs_page: str, sweep: Path) -> None:
+    trials = quote("tags.kind = 'trial'")
+    order = f"orderByKey={quote('metrics.`nelbo_nats`')}&orderByAsc=true"
+    page.goto("about:blank")
+    page.goto(f"{runs_page}&searchFilter={trials}&{order}")
+    rows = page.get_by_role("link", name=re.compile(r"^trial \d{4}$"))
+    expect(rows).to_have_count(5)
+    shown = [int(name.split()[1]) for name in rows.all_inner_texts()]
+    curves = pd.read_csv(sweep / "runs/tiny/search/curves.csv")
+    last = curves.groupby("number").nelbo_nats.last()
+    assert shown == list(last.sort_values().index)
+
+    for box in (1, 2, 3):  # the first one selects all
+        page.get_by_role("checkbox").nth(box).check()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_text("Comparing 3 Runs from 1 Experiment")).to_be_visible()
+    expect(page.get_by_text("Parallel Coordinates Plot")).to_be_visible()
+    plot = page.locator("svg").filter(has_text="nelbo_nats").filter(has_text="lr")
+    expect(plot.first).to_be_visible()
+
+
+def test_the_report_opens_among_the_artifacts(page: Page, runs_page: str, sweep: Path) -> None:
+    page.goto(runs_page)
+    page.get_by_role("link", name="study tiny").click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("report.html").first.click()
+    report = page.frame_locator("iframe")
+    expect(report.get_by_role("heading").first).to_contain_text("tiny")
