@@ -19,7 +19,7 @@ from pipeline.system import system_metrics
 from pipeline.tracking.run import Metric, Run, Status
 
 # What of an epoch becomes a curve in MLflow.
-CURVES = (*CURVE_COLUMNS, "mu_std", "log_var_mean", "seconds")
+CURVES = (*CURVE_COLUMNS, "seconds")
 STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 

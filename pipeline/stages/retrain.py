@@ -191,7 +191,12 @@ def _history_table(candidates: list[Candidate]) -> Any:
     import pandas as pd
 
     return pd.DataFrame(
-        {"candidate": candidate.index, "seed": run.number, **epoch_row(record)}
+        {
+            "candidate": candidate.index,
+            "seed": run.number,
+            **epoch_row(record),
+            "kl_per_dim": cell(record["kl_per_dim"]),
+        }
         for candidate in candidates
         for run in candidate.runs
         for record in run.curve

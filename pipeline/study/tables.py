@@ -20,6 +20,8 @@ CURVE_COLUMNS = (
     "train_kl_nats",
     "lr",
     "active_units",
+    "mu_std",
+    "log_var_mean",
 )
 
 
