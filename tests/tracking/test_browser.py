@@ -14,19 +14,20 @@ from urllib.parse import quote
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from servers import DEADLINE, answers, free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 SPACE = """
-data: {name: digits, limit: 300}
+data: {name: digits, limit: 400}
 parameters:
   lr: {low: 3.0e-3, high: 1.0e-2, log: true}
   latent_dim: {choices: [2, 6]}
-  hidden: [32]
-search: {trials: 5, epochs: 3, parallelism: 1, pruner: none}
-retrain: {top: 1, seeds: 1, epochs: 3}
+  hidden: [64]
+  batch_size: 16
+search: {trials: 5, epochs: 10, parallelism: 1, pruner: none}
+retrain: {top: 1, seeds: 1, epochs: 10}
 evaluate: {iw_samples: 2, nelbo_samples: 1, probe: false}
 render: {projections: [pca], points: 50, images: 2}
 """
@@ -73,14 +74,21 @@ def start(folder: Path, *argv: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.set_default_timeout(DEADLINE * 1000)
         expect.set_options(timeout=DEADLINE * 1000)
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page without memory: MLflow's pages remember filters and selections."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(DEADLINE * 1000)
+    yield context.new_page()
+    context.close()
 
 
 def test_the_runs_open_as_one_study(page: Page, runs_page: str) -> None:
@@ -92,7 +100,6 @@ def test_the_runs_open_as_one_study(page: Page, runs_page: str) -> None:
 def test_trials_sort_by_nelbo_and_compare(page: Page, runs_page: str, sweep: Path) -> None:
     trials = quote("tags.kind = 'trial'")
     order = f"orderByKey={quote('metrics.`nelbo_nats`')}&orderByAsc=true"
-    page.goto("about:blank")
     page.goto(f"{runs_page}&searchFilter={trials}&{order}")
     rows = page.get_by_role("link", name=re.compile(r"^trial \d{4}$"))
     expect(rows).to_have_count(5)
