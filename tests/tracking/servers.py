@@ -49,11 +49,6 @@ class Server:
         os.killpg(self._process.pid, number)
 
 
-def driven(url: str) -> str:
-    """The URL with the driver that the unit names."""
-    return url.replace("postgresql://", "postgresql+psycopg://")
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
