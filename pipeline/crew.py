@@ -26,7 +26,6 @@ from pipeline.stopping import Stop, stop_requests
 from pipeline.study.budget import most_trials
 from pipeline.study.identity import Study
 from pipeline.study.ledger import Ledger, storage_url
-from pipeline.sync import following
 from pipeline.trial import clear_finished
 from pipeline.worker import Job
 
@@ -85,16 +84,15 @@ class _Crew:
 
     def _run_workers(self, stop: Stop) -> None:
         job_file = self._write_job()
-        with following(self.space, self.machine, self.paths):
-            pool = self._start(job_file)
-            try:
-                with Progress(self.stage, self.space, self.ledger, self.studies) as progress:
-                    _watch(pool, stop, progress)
-            except WorkersKeepDying as error:
-                raise RuntimeError(str(error)) from None
-            finally:
-                pool.kill()
-                release_the_dead(self.ledger)
+        pool = self._start(job_file)
+        try:
+            with Progress(self.stage, self.space, self.ledger, self.studies) as progress:
+                _watch(pool, stop, progress)
+        except WorkersKeepDying as error:
+            raise RuntimeError(str(error)) from None
+        finally:
+            pool.kill()
+            release_the_dead(self.ledger)
 
     def _write_job(self) -> Path:
         job = Job(

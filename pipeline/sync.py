@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -30,8 +29,6 @@ LONGEST_SECONDS = 10.0
 SHARE = 0.1  # of a core, at most, for following a sweep
 CATCH_UP_SECONDS = 60.0
 
-_followed: ContextVar[bool] = ContextVar("followed", default=False)
-
 
 def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> str:
     """Brings MLflow up to date with one sweep or all; a line for each.
@@ -47,14 +44,14 @@ def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -
 
 @contextmanager
 def following(
-    space: Space, machine: Machine, paths: Paths, done: str = "prepare"
+    space: Space, machine: Machine, paths: Paths, done: str
 ) -> Iterator[Callable[[str], None]]:
     """Has a process of its own mirror the sweep while the block works.
 
     Yields what to call with the name of each stage that ends; `done` is the last one that has ended
-    before. Within another such block nothing happens.
+    before.
     """
-    if machine.tracking == "none" or _followed.get():
+    if machine.tracking == "none":
         yield lambda stage: None
         return
     argv = [sys.executable, "-m", "pipeline", "mirror", space.name]
@@ -63,12 +60,10 @@ def following(
     ) as process:
         assert process.stdin is not None
         told = process.stdin
-        token = _followed.set(True)
         try:
             _tell(told, done)
             yield lambda stage: _tell(told, stage)
         finally:
-            _followed.reset(token)
             _finish(process, told, space.name)
 
 

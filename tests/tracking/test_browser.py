@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from servers import DEADLINE, answers, free_port, wait_for
+
+from pipeline import ui
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -57,7 +58,7 @@ def runs_page(sweep: Path) -> Iterator[str]:
     with start(sweep, "ui", "--port", address.rsplit(":", 1)[1]) as command:
         try:
             wait_for(lambda: answers(f"{address}/health"))
-            yield f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+            yield ui.runs_page(address, "1")
         finally:
             os.killpg(command.pid, signal.SIGKILL)
 
@@ -98,9 +99,7 @@ def test_the_runs_open_as_one_study(page: Page, runs_page: str) -> None:
 
 
 def test_trials_sort_by_nelbo_and_compare(page: Page, runs_page: str, sweep: Path) -> None:
-    trials = quote("tags.kind = 'trial'")
-    order = f"orderByKey={quote('metrics.`nelbo_nats`')}&orderByAsc=true"
-    page.goto(f"{runs_page}&searchFilter={trials}&{order}")
+    page.goto(f"{runs_page}{ui.BEST_TRIALS_FIRST}")
     rows = page.get_by_role("link", name=re.compile(r"^trial \d{4}$"))
     expect(rows).to_have_count(5)
     shown = [int(name.split()[1]) for name in rows.all_inner_texts()]
