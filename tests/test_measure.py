@@ -12,7 +12,7 @@ from torch import Tensor, distributions, nn
 from trainings import digits, run, training
 
 from pipeline.vae import measure
-from pipeline.vae.likelihood import Bernoulli, Gaussian, Likelihood
+from pipeline.vae.likelihood import Bernoulli, Binarized, Gaussian, Likelihood
 from pipeline.vae.measure import (
     binarize,
     elbo,
@@ -205,6 +205,9 @@ def test_errors_are_those_of_the_mean_image_decoded_from_mu() -> None:
     bernoulli, logits = blind_vae()
     squared, _ = reconstruction_errors(bernoulli, x, seed=0)
     expected = (torch.sigmoid(logits) - flat).square().mean(1)
+    torch.testing.assert_close(squared, expected.double())
+    bernoulli.likelihood = Binarized()  # seen binarized, compared with grey
+    squared, _ = reconstruction_errors(bernoulli, x, seed=0)
     torch.testing.assert_close(squared, expected.double())
 
 

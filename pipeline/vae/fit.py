@@ -49,10 +49,6 @@ class Training:
         self._train, self._validation = train, validation
         shape = (train.shape[1], train.shape[2], train.shape[3])
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
-        self._memory_format = torch.contiguous_format
-        if config["family"] != "mlp":
-            self._memory_format = torch.channels_last
-            self.vae.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.vae.parameters(), config)
         self.records: list[dict[str, Any]] = []
         self.best_epoch = 0  # 0: none yet
@@ -140,7 +136,6 @@ class Training:
         total = steps_an_epoch * self.epochs
         lr = self.config["lr"] * self.plateau.factor * lr_factor(self.config, step, total)
         weight = kl_weight(self.config, step, total, steps_an_epoch)
-        x = x.contiguous(memory_format=self._memory_format)
         half = self.config["precision"] == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             mu, log_var = self.vae.encode(x)

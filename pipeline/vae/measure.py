@@ -118,11 +118,16 @@ def iw_nll(vae: VAE, images: Tensor, seed: int, samples: int) -> Tensor:
 
 @torch.inference_mode()
 def reconstruction_errors(vae: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Squared and absolute error of the mean image decoded from z = μ, per image and pixel."""
+    """Squared and absolute error of the mean image decoded from z = μ, per image and pixel.
+
+    The error is against the grey image, also of a model that sees its pixels binarized: E[x|z]
+    is a grey image too, and baselines are measured so.
+    """
     vae.eval()
     squared, absolute = [], []
-    for x in seen(vae, images, seed):
-        difference = (vae.likelihood.mean(vae.decode(vae.encode(x)[0])) - x).flatten(1).double()
+    for x, batch in zip(seen(vae, images, seed), images.split(BATCH), strict=True):
+        decoded = vae.likelihood.mean(vae.decode(vae.encode(x)[0]))
+        difference = (decoded - pixels(batch)).flatten(1).double()
         squared.append(difference.square().mean(1))
         absolute.append(difference.abs().mean(1))
     return torch.cat(squared), torch.cat(absolute)
