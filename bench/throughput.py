@@ -1,20 +1,24 @@
 """Training throughput: ours beside the loop that people write and beside Lightning.
 
-    python -m bench.throughput [--images 12800] [--rounds 3] [--device cpu]
+    python -m bench.throughput [--images 12800] [--batch 128] [--rounds 3] [--device cpu]
 
-Same model, same weights, same batch of 128, one core. Rounds alternate and the median counts;
-the rate is per core-second (`time.process_time`), which other load disturbs least.
-Lightning is measured if it is installed (bench/requirements.txt).
+Same model, same batch, one thread. Every way runs in a process of its own, as its users start it;
+they take turns, and the median of the rounds counts. The rate is per core-second
+(`time.process_time`), which other load disturbs least. Lightning is measured if it is installed
+(bench/requirements.txt).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -27,12 +31,12 @@ from torchvision.transforms import ToTensor
 from bench.hardware import hardware, table
 from pipeline.hyperparameters import Hyperparameters
 from pipeline.vae.fit import Training
-from pipeline.vae.model import build
+from pipeline.vae.model import VAE, build
 from pipeline.vae.process import prepare_process
 
-BATCH = 128
 LR = 1e-3
 Epoch = Callable[[], None]
+Setting = dict[str, Any]
 FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {"family": "mlp", "hidden": [512, 256], "latent_dim": 32},
     "conv_stride": {"family": "conv_stride", "latent_dim": 2, "dense_units": 16},
@@ -53,9 +57,14 @@ class Images(Dataset[Tensor]):
         return self.transform(Image.fromarray(self.images[index].numpy(), mode="L"))
 
 
-def config(setting: dict[str, Any], precision: str = "fp32") -> dict[str, Any]:
-    chosen = Hyperparameters(**setting, batch_size=BATCH, lr=LR, precision=precision)
+def config(setting: Setting, precision: str = "fp32") -> dict[str, Any]:
+    chosen = Hyperparameters(**setting, lr=LR, precision=precision)
     return {**chosen.model_dump(), "likelihood": "bernoulli", "sigma": None}
+
+
+def plain_vae(setting: Setting) -> VAE:
+    """The model in the layout that torch gives it by itself."""
+    return build((1, 28, 28), config(setting), 0).to(memory_format=torch.contiguous_format)
 
 
 def loss_of(vae: nn.Module, x: Tensor) -> Tensor:
@@ -67,10 +76,10 @@ def loss_of(vae: nn.Module, x: Tensor) -> Tensor:
     return (recon + kl) / len(x)
 
 
-def plain_loop(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
-    vae = build((1, 28, 28), config(setting), 0).to(device)
+def plain_loop(images: Tensor, setting: Setting, device: str) -> Epoch:
+    vae = plain_vae(setting).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LR)
-    loader = DataLoader(Images(images[:, 0]), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(Images(images[:, 0]), batch_size=setting["batch_size"], shuffle=True)
 
     def epoch() -> None:
         total = 0.0
@@ -85,13 +94,13 @@ def plain_loop(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
     return epoch
 
 
-def lightning(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
+def lightning(images: Tensor, setting: Setting, device: str) -> Epoch:
     import lightning as L
 
     class Module(L.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.vae = build((1, 28, 28), config(setting), 0)
+            self.vae = plain_vae(setting)
 
         def training_step(self, batch: Tensor, _: int) -> Tensor:
             loss = loss_of(self.vae, batch)
@@ -101,7 +110,7 @@ def lightning(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.Adam(self.parameters(), lr=LR)
 
-    loader = DataLoader(Images(images[:, 0]), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(Images(images[:, 0]), batch_size=setting["batch_size"], shuffle=True)
     module = Module()
 
     def epoch() -> None:
@@ -119,9 +128,10 @@ def lightning(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
     return epoch
 
 
-def ours(images: Tensor, setting: dict[str, Any], device: str, precision: str) -> Epoch:
+def ours(images: Tensor, setting: Setting, device: str, precision: str = "fp32") -> Epoch:
+    prepare_process()
     on_device = images.to(device)
-    training = Training(on_device, on_device[:BATCH], config(setting, precision), 0, 1000, device)
+    training = Training(on_device, on_device[:128], config(setting, precision), 0, 1000, device)
 
     def epoch() -> None:
         training.run_epoch()
@@ -131,19 +141,23 @@ def ours(images: Tensor, setting: dict[str, Any], device: str, precision: str) -
     return epoch
 
 
-def products_alone(images: Tensor, setting: dict[str, Any], device: str) -> Epoch:
+def ours_bf16(images: Tensor, setting: Setting, device: str) -> Epoch:
+    return ours(images, setting, device, "bf16")
+
+
+def products_alone(images: Tensor, setting: Setting, device: str) -> Epoch:
     """The matrix products of the MLP's step and nothing else: the limit of the core."""
     widths = [784, *setting["hidden"]]
-    latent = setting["latent_dim"]
+    latent, batch = setting["latent_dim"], setting["batch_size"]
     shapes = [*pairwise(widths), (widths[-1], 2 * latent), *pairwise([latent, *widths[::-1]])]
     layers = [
-        (torch.randn(BATCH, i, device=device), torch.randn(o, i, device=device),
-         torch.randn(BATCH, o, device=device))
+        (torch.randn(batch, i, device=device), torch.randn(o, i, device=device),
+         torch.randn(batch, o, device=device))
         for i, o in shapes
     ]  # fmt: skip
 
     def epoch() -> None:
-        for _ in range(len(images) // BATCH):
+        for _ in range(len(images) // batch):
             for index, (x, weight, gradient) in enumerate(layers):
                 torch.mm(x, weight.t())
                 torch.mm(gradient.t(), x)
@@ -153,46 +167,74 @@ def products_alone(images: Tensor, setting: dict[str, Any], device: str) -> Epoc
     return epoch
 
 
-def measure(ways: dict[str, Epoch], images: int, rounds: int, device: str) -> dict[str, float]:
-    """Images per second of every way: core-seconds on the CPU, seconds on a GPU."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for epoch in ways.values():
-        epoch()  # allocations, primitives, caches
-    for _ in range(rounds):
-        for name, epoch in ways.items():
-            start = clock()
-            epoch()
-            seconds[name].append(clock() - start)
-    return {name: images / statistics.median(values) for name, values in seconds.items()}
+WAYS: dict[str, Callable[[Tensor, Setting, str], Epoch]] = {
+    "plain loop": plain_loop,
+    "Lightning": lightning,
+    "ours, fp32": ours,
+    "ours, bf16": ours_bf16,
+    "its matrix products alone": products_alone,
+}
 
 
-def compare(images: Tensor, setting: dict[str, Any], rounds: int, device: str) -> dict[str, float]:
-    """Images per second of all ways for one model."""
+class Way:
+    """A process that trains in one way, an epoch at a time."""
+
+    def __init__(self, name: str, images: int, setting: Setting, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        arguments = (name, images, setting, device, there)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        self.seconds: list[float] = []
+
+    def run_epoch(self) -> None:
+        self._here.send("epoch")
+        self.seconds.append(self._here.recv())
+
+    def end(self) -> None:
+        self._here.send("end")
+        self._process.join()
+
+
+def _serve(name: str, count: int, setting: Setting, device: str, asked: Connection) -> None:
+    warnings.simplefilter("ignore")  # of other libraries about themselves
     torch.set_num_threads(1)
-    ways = {"plain loop": plain_loop(images, setting, device)}
-    if importlib.util.find_spec("lightning"):
-        ways["Lightning"] = lightning(images, setting, device)
-    rates = measure(ways, len(images), rounds, device)
-    prepare_process()  # ours alone: the others run as everybody starts them
-    ways = {f"ours, {p}": ours(images, setting, device, p) for p in ("fp32", "bf16")}
-    if setting["family"] == "mlp":
-        ways["its matrix products alone"] = products_alone(images, setting, device)
-    return rates | measure(ways, len(images), rounds, device)
+    # content costs no time
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
+    epoch = WAYS[name](images, setting, device)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    while asked.recv() == "epoch":
+        start = clock()
+        epoch()
+        asked.send(clock() - start)
+
+
+def compare(images: int, setting: Setting, rounds: int, device: str) -> dict[str, float]:
+    """Images per second of all ways for one model: core-seconds on the CPU, seconds on a GPU."""
+    names = [name for name in WAYS if name != "Lightning" or importlib.util.find_spec("lightning")]
+    if setting["family"] != "mlp":
+        names.remove("its matrix products alone")
+    ways = {name: Way(name, images, setting, device) for name in names}
+    for _ in range(rounds + 1):  # the first is for allocations, primitives, caches
+        for way in ways.values():
+            way.run_epoch()
+    for way in ways.values():
+        way.end()
+    return {name: images / statistics.median(way.seconds[1:]) for name, way in ways.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=12_800)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
     options = parser.parse_args()
-    shape = (options.images, 1, 28, 28)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)  # their content costs no time
     rows = []
     for name in options.families:
-        rates = compare(images, FAMILIES[name], options.rounds, options.device)
+        setting = FAMILIES[name] | {"batch_size": options.batch}
+        rates = compare(options.images, setting, options.rounds, options.device)
         for way, rate in rates.items():
             ratio = f"{rate / rates['plain loop']:.2f}"
             rows.append({"model": name, "way": way, "images/s": f"{rate:,.0f}", "ratio": ratio})
