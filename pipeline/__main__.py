@@ -132,11 +132,11 @@ def ui(port: Annotated[int, typer.Option(help="port on the loopback interface")]
 
 
 @app.command(hidden=True)
-def worker(job: Path) -> None:
+def worker(job: Path, slot: int) -> None:
     """Work on a job file (started by search and retrain)."""
     from pipeline.worker import main as work
 
-    raise typer.Exit(work(job))
+    raise typer.Exit(work(job, slot))
 
 
 @app.command(hidden=True)

@@ -26,14 +26,17 @@ class TrialFailed(Exception):
 class Trainer:
     """Makes trainings on one device, with the prepared images in its memory."""
 
-    def __init__(self, space: Space, paths: Paths, device: str):
-        """`device` as in machine.yaml. Raises UserError for one that is not there."""
+    def __init__(self, space: Space, paths: Paths, device: str, slot: int = 0):
+        """`device` as in machine.yaml, `slot` the worker's number on this host.
+
+        Raises UserError for a device that is not there.
+        """
 
         from pipeline.vae.data import load_images
         from pipeline.vae.process import prepare_process
 
         prepare_process()
-        self.device = resolve_device(device)
+        self.device = resolve_device(device, slot)
         self._space = space
         self._train = load_images(paths.prepare, "train", self.device)
         self._validation = load_images(paths.prepare, "validation", self.device)
@@ -108,12 +111,16 @@ def save_run(folder: Path, training: Training) -> None:
     save_weights(folder / "last_epoch.safetensors", training.vae.state_dict())
 
 
-def resolve_device(name: str) -> str:
-    """`auto` as the best device of this machine. Raises UserError for one that is not there."""
+def resolve_device(name: str, slot: int = 0) -> str:
+    """`auto` as the best device of this machine: workers take its GPUs in turn, by their slot.
+
+    Raises UserError for a device that is not there.
+    """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return f"cuda:{slot % gpus}" if gpus else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA

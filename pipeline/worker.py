@@ -49,14 +49,15 @@ class Job(BaseModel):
 class Worker:
     """Works on the studies of a job in their order."""
 
-    def __init__(self, job: Job, ledger: Ledger):
+    def __init__(self, job: Job, ledger: Ledger, slot: int = 0):
+        """`slot` is its number among the workers of this host."""
         import torch
 
         self._job = job
         self._ledger = ledger
         self._paths = Paths(job.root, job.space.name)
         self._owner = owner_name(os.getpid())
-        self.trainer = Trainer(job.space, self._paths, job.device)
+        self.trainer = Trainer(job.space, self._paths, job.device, slot)
         self._meta = {
             **job.lineage,
             "host": socket.gethostname(),
@@ -121,12 +122,12 @@ class Worker:
         return chosen
 
 
-def main(job_file: Path) -> int:
+def main(job_file: Path, slot: int) -> int:
     """Runs a job. The parent holds the other end of standard input: when it dies, so do we."""
     job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
     storage = os.environ["PIPELINE_STORAGE"]
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    worker = Worker(job, Ledger(storage))
+    worker = Worker(job, Ledger(storage), slot)
 
     def stop(*_: object) -> None:
         worker.stopping = True

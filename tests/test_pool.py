@@ -40,6 +40,15 @@ def test_a_pool_is_done_when_all_have_left_well(pool: Callable[..., Pool]) -> No
     assert poll_to_the_end(pool("exit 0", count=3))
 
 
+def test_every_worker_knows_its_slot_and_its_successor_takes_it(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    script = 'for slot; do :; done; echo >> "$slot.count"; [ $(wc -l < "$slot.count") -ge 2 ]'
+    ticks = iter(range(100))
+    assert poll_to_the_end(pool(f"cd {tmp_path}; {script}", 3, progress=lambda: next(ticks)))
+    assert [(tmp_path / f"{slot}.count").read_text() for slot in range(3)] == ["\n\n"] * 3
+
+
 def test_workers_that_die_at_once_again_and_again_end_the_pool_with_their_last_words(
     pool: Callable[..., Pool], tmp_path: Path
 ) -> None:

@@ -342,6 +342,12 @@ def test_a_device_that_is_not_there_is_the_users_to_correct(tiny: Sweep) -> None
         Worker(tiny.worker()._job.model_copy(update={"device": "cuda"}), tiny.ledger)
 
 
+def test_workers_take_the_gpus_of_their_machine_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [resolve_device("auto", slot) for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
 def test_process_start_knows_the_living_from_the_dead() -> None:
     import os
     import subprocess

@@ -21,12 +21,13 @@ class WorkersKeepDying(Exception):
 
 @dataclass
 class _Slot:
+    index: int
     process: subprocess.Popen[bytes]
     log: Path
 
 
 class Pool:
-    """`count` processes of one command."""
+    """`count` processes of one command, whose last argument is the number of the slot."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Pool:
         self._seen: object = None
         self._stopping = False
         logs.mkdir(parents=True, exist_ok=True)
-        self._slots = [self._start(logs / f"worker-{index}.log") for index in range(count)]
+        self._slots = [self._start(index, logs / f"worker-{index}.log") for index in range(count)]
 
     def poll(self) -> int:
         """Replaces the dead; how many are still at work.
@@ -56,12 +57,12 @@ class Pool:
         Raises WorkersKeepDying, or UserError if a worker found the input wrong.
         """
         alive = 0
-        for index, slot in enumerate(self._slots):
+        for slot in self._slots:
             code = slot.process.poll()
             if code is None:
                 alive += 1
             elif code != 0 and not self._stopping:
-                self._replace(index, slot, code)
+                self._replace(slot, code)
                 alive += 1
         return alive
 
@@ -83,19 +84,19 @@ class Pool:
                 with contextlib.suppress(OSError):
                     slot.process.stdin.close()
 
-    def _start(self, log: Path) -> _Slot:
+    def _start(self, index: int, log: Path) -> _Slot:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                self._arguments,
+                [*self._arguments, str(index)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C on the terminal is the parent's to handle
             )
-        return _Slot(process, log)
+        return _Slot(index, process, log)
 
-    def _replace(self, index: int, slot: _Slot, code: int) -> None:
+    def _replace(self, slot: _Slot, code: int) -> None:
         if not self._on_death(slot.process.pid, code < 0):
             progress = self._progress()
             self._deaths = 1 if progress != self._seen else self._deaths + 1
@@ -111,4 +112,4 @@ class Pool:
             )
         if slot.process.stdin:
             slot.process.stdin.close()
-        self._slots[index] = self._start(slot.log)
+        self._slots[slot.index] = self._start(slot.index, slot.log)

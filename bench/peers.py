@@ -1,0 +1,163 @@
+"""The searches that `bench.search` compares ours with, on the same space, data and budget.
+
+    python -m bench.peers {random,optuna,ray} {plain,ours} FOLDER --seed 0
+
+FOLDER is a checkout in which `prepare fashion` has run. Every epoch of every trial appends its
+validation NELBO in nats to FOLDER/progress. `plain` is the training loop that people write
+(bench/throughput.py), `ours` the pipeline's. The search never ends by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import load_space
+from pipeline.paths import Paths
+from pipeline.seeds import derive_seed
+
+EPOCHS = 20  # of a trial, as many as the default sweep retrains with
+GRACE = 2  # epochs that ASHA leaves every trial
+Report = Callable[[float], None]
+Setting = dict[str, Any]
+HIDDEN = {"512-256": [512, 256], "512": [512]}
+
+
+def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) -> None:
+    """One trial at full budget; `report` may end it with an exception."""
+    import torch
+
+    from pipeline.vae.data import load_images
+
+    torch.set_num_threads(1)
+    space, prepare = load_space(folder, "fashion"), Paths(folder, "fashion").prepare
+    config = {**space.hyperparameters(setting).model_dump(), **space.model.model_dump()}
+    images, validation = load_images(prepare, "train"), load_images(prepare, "validation")
+    epochs = plain_epochs if loop == "plain" else our_epochs
+    for nelbo in epochs(images, validation, config, seed):
+        with (folder / "progress").open("a") as file:
+            file.write(f"{nelbo}\n")
+        report(nelbo)
+
+
+def our_epochs(images: Any, validation: Any, config: Setting, seed: int) -> Any:
+    from pipeline.vae.fit import Training
+    from pipeline.vae.process import prepare_process
+
+    prepare_process()
+    training = Training(images, validation, config | {"patience": None}, seed, EPOCHS)
+    while not training.finished:
+        yield training.run_epoch()["nelbo_nats"]
+
+
+def plain_epochs(images: Any, validation: Any, config: Setting, seed: int) -> Any:
+    """The same model, schedule and validation figure, with DataLoader, ToTensor and .item()."""
+    import math
+
+    import torch
+    from torch.utils.data import DataLoader
+
+    from bench.throughput import Images, loss_of
+    from pipeline.vae.fit import VALIDATION_SEED
+    from pipeline.vae.measure import elbo
+    from pipeline.vae.model import build
+    from pipeline.vae.schedule import lr_factor
+
+    torch.manual_seed(seed)
+    vae = build((1, 28, 28), config, seed)
+    steps = math.ceil(len(images) / config["batch_size"]) * EPOCHS
+    optimizer = torch.optim.Adam(vae.parameters(), lr=config["lr"])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: lr_factor(config, n, steps))
+    loader = DataLoader(Images(images[:, 0]), batch_size=config["batch_size"], shuffle=True)
+    for _ in range(EPOCHS):
+        vae.train()
+        total = 0.0
+        for x in loader:
+            optimizer.zero_grad()
+            loss = loss_of(vae, x)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        yield float(elbo(vae, validation, VALIDATION_SEED).nelbo_nats.mean())
+
+
+def with_optuna(folder: Path, loop: str, seed: int, sampler: str) -> None:
+    """Plain Optuna: TPE or random search, no pruning, one process."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study = optuna.create_study(sampler=samplers[sampler](seed=seed))
+
+    def objective(trial: optuna.Trial) -> float:
+        setting: Setting = {
+            "lr": trial.suggest_float("lr", 8e-4, 5e-3, log=True),
+            "batch_size": trial.suggest_categorical("batch_size", [128, 256]),
+            "latent_dim": trial.suggest_int("latent_dim", 16, 48, step=8),
+            "hidden": HIDDEN[trial.suggest_categorical("hidden", list(HIDDEN))],
+            "activation": trial.suggest_categorical("activation", ["relu", "leaky_relu"]),
+        }
+        values: list[float] = []
+        train(folder, loop, setting, derive_seed(seed, trial.number), values.append)
+        return min(values)
+
+    study.optimize(objective)
+
+
+def with_ray(folder: Path, loop: str, seed: int) -> None:
+    """Ray Tune with ASHA over random draws, one trial at a time."""
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    def trainable(drawn: Setting) -> None:
+        setting = drawn | {"hidden": HIDDEN[drawn["hidden"]]}
+        train(folder, loop, setting, seed, lambda nelbo: tune.report({"nelbo_nats": nelbo}))
+
+    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
+    scheduler = ASHAScheduler(max_t=EPOCHS, grace_period=GRACE)
+    tune.Tuner(
+        trainable,
+        param_space={
+            "lr": tune.loguniform(8e-4, 5e-3),
+            "batch_size": tune.choice([128, 256]),
+            "latent_dim": tune.choice([16, 24, 32, 40, 48]),
+            "hidden": tune.choice(list(HIDDEN)),
+            "activation": tune.choice(["relu", "leaky_relu"]),
+        },
+        tune_config=tune.TuneConfig(
+            metric="nelbo_nats",
+            mode="min",
+            scheduler=scheduler,
+            num_samples=1000,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+            search_alg=tune.search.basic_variant.BasicVariantGenerator(random_state=seed),
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
+    ).fit()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("search", choices=["random", "optuna", "ray"])
+    parser.add_argument("loop", choices=["plain", "ours"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of other libraries about themselves
+    folder = options.folder.resolve()
+    if options.search == "ray":
+        with_ray(folder, options.loop, options.seed)
+    else:
+        sampler = "tpe" if options.search == "optuna" else "random"
+        with_optuna(folder, options.loop, options.seed, sampler)
+
+
+if __name__ == "__main__":
+    main()
