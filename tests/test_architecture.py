@@ -36,7 +36,7 @@ ALLOWED = {
     "study": BASE,
     "tracking": BASE | {"vae"},  # its served model decodes with torch
     "launch": BASE,
-    "sources": BASE | {"readers"},
+    "sources": BASE | {"download", "readers"},
     "readers": BASE | {"unpickle"},
     "unpickle": BASE,
     "figures": BASE | {"vae"},

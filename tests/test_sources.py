@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import config, sources
+from pipeline import config, download, sources
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 
@@ -215,8 +215,8 @@ def test_a_download_that_hangs_is_ended_with_its_children(tmp_path: Path) -> Non
     os.set_blocking(reader, True)
     script = "sh -c 'exec > pipe; echo started; sleep 60'; true"
     begin = time.monotonic()
-    with pytest.raises(sources._Unusable, match="no result within 2 s"):
-        sources._run(["sh", "-c", script], tmp_path, limit_s=2)
+    with pytest.raises(download.Unusable, match="no result within 2 s"):
+        download.run(["sh", "-c", script], tmp_path, limit_s=2)
     with os.fdopen(reader, "rb") as pipe:
         assert pipe.read() == b"started\n"
     assert time.monotonic() - begin < 30
