@@ -6,6 +6,7 @@ outputs hold everything, and the next sync sends what is missing.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,8 @@ from pipeline.tracking.store import MirrorUnavailable, store_of
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
 SHARE = 0.1  # of a core, at most, for following a sweep
-CATCH_UP_SECONDS = 60.0
+CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
+STOP_SECONDS = 10.0  # the mirror has to save how far it came
 
 
 def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> str:
@@ -70,8 +72,10 @@ def following(
 def follow(root: Path, machine: Machine, name: str) -> None:
     """Mirrors a sweep until standard input ends, then once more; says what that came to.
 
-    Every line of standard input is the name of a stage that has ended.
+    Every line of standard input is the name of a stage that has ended. SIGTERM ends it at once; it
+    then remembers what it has sent.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     space, paths = load_space(root, name), Paths(root, name)
     ledger = Ledger(storage_url(machine, paths))
     sweep = Sweep(space, paths, ledger, live=True, done="prepare")
@@ -131,9 +135,12 @@ def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
     try:
         process.wait(CATCH_UP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        process.terminate()
         rest = f"`python -m pipeline sync {name}` sends the rest"
         print(f"MLflow is behind: {rest}", file=sys.stderr)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        process.kill()
 
 
 def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
