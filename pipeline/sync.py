@@ -18,12 +18,13 @@ from typing import IO
 
 from pipeline.champion import register_winner, save_winner
 from pipeline.config import Machine, Space, load_space, space_names
+from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.system import Sampler
 from pipeline.tracking.mirror import Mirror
-from pipeline.tracking.store import MirrorUnavailable, store_of
+from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
@@ -32,16 +33,23 @@ CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
 STOP_SECONDS = 10.0  # the mirror has to save how far it came
 
 
-def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> str:
-    """Brings MLflow up to date with one sweep or all; a line for each.
+def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> Iterator[str]:
+    """Brings MLflow up to date with one sweep or all that have begun; a line for each.
 
     To `rebuild` is to send everything again, whatever the store is known to hold, and to bring back
-    what was deleted in MLflow.
+    what was deleted in MLflow. Raises UserError when MLflow takes no more.
     """
+    be_patient()
     spaces = [load_space(root, each) for each in ([name] if name else space_names(root))]
     ledger = Ledger(storage_url(machine, Paths(root, "")))
-    sweeps = [Sweep(space, Paths(root, space.name), ledger) for space in spaces]
-    return "\n".join(_sync(sweep, machine, rebuild=rebuild) for sweep in sweeps)
+    begun = [space for space in spaces if ledger.studies(space.name, "search")]
+    for space in begun:
+        try:
+            yield _sync(Sweep(space, Paths(root, space.name), ledger), machine, rebuild=rebuild)
+        except MirrorUnavailable as error:
+            raise UserError(f"{_behind(space.name, error)}, the same command goes on") from None
+    if not begun:
+        yield f"sync{f' {name}' if name else ''}: no search has begun"
 
 
 @contextmanager
@@ -96,7 +104,11 @@ def follow(root: Path, machine: Machine, name: str) -> None:
         else:
             pause *= 2
         pause = min(pause, LONGEST_SECONDS)
-    print(_sync(Sweep(space, paths, ledger, done=sweep.done), machine), file=sys.stderr)
+    try:
+        said = _sync(Sweep(space, paths, ledger, done=sweep.done), machine)
+    except MirrorUnavailable as error:
+        said = f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
+    print(said, file=sys.stderr)
 
 
 class _Command:
@@ -144,18 +156,20 @@ def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
 
 
 def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
+    """Sends what is missing, and the winner; what that came to. Raises MirrorUnavailable."""
     name = sweep.space.name
     uri, artifacts, cursor = store_of(machine, sweep.paths)
     mirror = Mirror(uri, artifacts, cursor)
-    try:
-        save_winner(sweep)
-        if rebuild:
-            mirror.forget(name)
-        report = mirror.sync(name, sweep.changes())
-        registered = register_winner(sweep, uri, report.run_ids)
-    except MirrorUnavailable as error:
-        return f"sync {name}: {error}; nothing is lost, the next sync goes on"
+    save_winner(sweep)
+    if rebuild:
+        mirror.forget(name)
+    report = mirror.sync(name, sweep.changes())
+    registered = register_winner(sweep, uri, report.run_ids)
     return (
         f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
         f" {report.artifacts} artifacts sent{registered}"
     )
+
+
+def _behind(name: str, error: MirrorUnavailable) -> str:
+    return f"sync {name}: {error}; nothing is lost"

@@ -63,6 +63,8 @@ class Desk:
         write_json(self.paths.retrain / "winner.json",
                    {**entry, "sentence": "It won.", "values_nelbo_nats": [96.0, 97.0]})  # fmt: skip
         write_text(self.paths.retrain / "candidates.csv", "candidate\n0\n")
+        write_text(self.paths.retrain / "model.safetensors", "the weights")
+        write_json(self.paths.retrain / "config.json", {})
         figures = {"nelbo_nats": 95.0, "recon_nats": 85.0, "kl_nats": 10.0, "seeds": {"count": 2}}
         write_json(self.paths.evaluate / "metrics.json", figures)
         write_text(self.paths.render / "report.html", "<p>")
