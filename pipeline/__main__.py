@@ -110,7 +110,8 @@ def sync(
     from pipeline.config import load_machine
     from pipeline.sync import sync_all
 
-    typer.echo(sync_all(Path.cwd(), load_machine(Path.cwd()), name, rebuild=rebuild))
+    for line in sync_all(Path.cwd(), load_machine(Path.cwd()), name, rebuild=rebuild):
+        typer.echo(line)
 
 
 @app.command()

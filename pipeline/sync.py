@@ -6,6 +6,7 @@ outputs hold everything, and the next sync sends what is missing.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -17,29 +18,38 @@ from typing import IO
 
 from pipeline.champion import register_winner, save_winner
 from pipeline.config import Machine, Space, load_space, space_names
+from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.system import Sampler
 from pipeline.tracking.mirror import Mirror
-from pipeline.tracking.store import MirrorUnavailable, store_of
+from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
 SHARE = 0.1  # of a core, at most, for following a sweep
-CATCH_UP_SECONDS = 60.0
+CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
+STOP_SECONDS = 10.0  # the mirror has to save how far it came
 
 
-def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> str:
-    """Brings MLflow up to date with one sweep or all; a line for each.
+def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> Iterator[str]:
+    """Brings MLflow up to date with one sweep or all that have begun; a line for each.
 
     To `rebuild` is to send everything again, whatever the store is known to hold, and to bring back
-    what was deleted in MLflow.
+    what was deleted in MLflow. Raises UserError when MLflow takes no more.
     """
+    be_patient()
     spaces = [load_space(root, each) for each in ([name] if name else space_names(root))]
     ledger = Ledger(storage_url(machine, Paths(root, "")))
-    sweeps = [Sweep(space, Paths(root, space.name), ledger) for space in spaces]
-    return "\n".join(_sync(sweep, machine, rebuild=rebuild) for sweep in sweeps)
+    begun = [space for space in spaces if ledger.studies(space.name, "search")]
+    for space in begun:
+        try:
+            yield _sync(Sweep(space, Paths(root, space.name), ledger), machine, rebuild=rebuild)
+        except MirrorUnavailable as error:
+            raise UserError(f"{_behind(space.name, error)}, the same command goes on") from None
+    if not begun:
+        yield f"sync{f' {name}' if name else ''}: no search has begun"
 
 
 @contextmanager
@@ -70,8 +80,10 @@ def following(
 def follow(root: Path, machine: Machine, name: str) -> None:
     """Mirrors a sweep until standard input ends, then once more; says what that came to.
 
-    Every line of standard input is the name of a stage that has ended.
+    Every line of standard input is the name of a stage that has ended. SIGTERM ends it at once; it
+    then remembers what it has sent.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     space, paths = load_space(root, name), Paths(root, name)
     ledger = Ledger(storage_url(machine, paths))
     sweep = Sweep(space, paths, ledger, live=True, done="prepare")
@@ -92,7 +104,11 @@ def follow(root: Path, machine: Machine, name: str) -> None:
         else:
             pause *= 2
         pause = min(pause, LONGEST_SECONDS)
-    print(_sync(Sweep(space, paths, ledger, done=sweep.done), machine), file=sys.stderr)
+    try:
+        said = _sync(Sweep(space, paths, ledger, done=sweep.done), machine)
+    except MirrorUnavailable as error:
+        said = f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
+    print(said, file=sys.stderr)
 
 
 class _Command:
@@ -131,24 +147,29 @@ def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
     try:
         process.wait(CATCH_UP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        process.terminate()
         rest = f"`python -m pipeline sync {name}` sends the rest"
         print(f"MLflow is behind: {rest}", file=sys.stderr)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        process.kill()
 
 
 def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
+    """Sends what is missing, and the winner; what that came to. Raises MirrorUnavailable."""
     name = sweep.space.name
     uri, artifacts, cursor = store_of(machine, sweep.paths)
     mirror = Mirror(uri, artifacts, cursor)
-    try:
-        save_winner(sweep)
-        if rebuild:
-            mirror.forget(name)
-        report = mirror.sync(name, sweep.changes())
-        registered = register_winner(sweep, uri, report.run_ids)
-    except MirrorUnavailable as error:
-        return f"sync {name}: {error}; nothing is lost, the next sync goes on"
+    save_winner(sweep)
+    if rebuild:
+        mirror.forget(name)
+    report = mirror.sync(name, sweep.changes())
+    registered = register_winner(sweep, uri, report.run_ids)
     return (
         f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
         f" {report.artifacts} artifacts sent{registered}"
     )
+
+
+def _behind(name: str, error: MirrorUnavailable) -> str:
+    return f"sync {name}: {error}; nothing is lost"

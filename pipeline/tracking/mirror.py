@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 KEY_TAG = "vae_pipeline.key"
 PAGE = 200  # runs of one search answer, which must arrive within the HTTP timeout
 LOCK_SECONDS = 10
+SAVE_SECONDS = 5.0  # of a long sync are lost at most when the process is killed
 # Lists show such an experiment as machine learning; what its pages show, the address decides (ui).
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -62,8 +64,12 @@ class Mirror:
             logs = load_cursor(self._cursor)
             try:
                 log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
+                saved = time.monotonic()
                 for run in runs:
                     _mirror(client, log, run, report)
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        save_cursor(self._cursor, logs)
+                        saved = time.monotonic()
             except BaseException:
                 self._verified.discard(experiment)  # a run may exist that we did not hear of
                 raise

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+PACKAGE = Path(__file__).parents[1]
+UNUSED = ("stages", "study", "figures", "launch", "__pycache__")  # by a model that is loaded
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
 PARAMS: dict[str, tuple[str, Any]] = {  # name -> MLflow's type, default
     "mode": ("string", "reconstruct"),
@@ -48,7 +50,8 @@ def save_model(folder: Path, weights: Path, config: Path) -> None:
     from mlflow import pyfunc
 
     with tempfile.TemporaryDirectory() as scratch, atomic_folder(folder) as temporary:
-        data = Path(scratch, "vae")
+        data, code = Path(scratch, "vae"), Path(scratch, PACKAGE.name)
+        shutil.copytree(PACKAGE, code, ignore=shutil.ignore_patterns(*UNUSED))
         data.mkdir()
         shutil.copyfile(weights, data / WEIGHTS)
         shutil.copyfile(config, data / CONFIG)
@@ -56,7 +59,7 @@ def save_model(folder: Path, weights: Path, config: Path) -> None:
             temporary,
             loader_module=__name__,
             data_path=str(data),
-            code_paths=[str(Path(__file__).parents[1])],
+            code_paths=[str(code)],
             mlflow_model=_description(),
             pip_requirements=[f"{name}=={_public(version(name))}" for name in REQUIREMENTS],
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 TIMEOUT_SECONDS = 5
+PATIENT_SECONDS = 60
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql")
 
@@ -101,6 +102,11 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def be_patient() -> None:
+    """Gives a request the time that a person would: nothing else waits for its answer."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENT_SECONDS))
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store, which is created if it is SQLite and absent.
 
@@ -113,7 +119,7 @@ def connect(uri: str) -> MlflowClient:
         # it prints the traceback of every error that it raises, and we raise it too
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if uri.startswith("sqlite:///"):
-            _create_sqlite(Path(uri.removeprefix("sqlite:///")))
+            _open_sqlite(Path(uri.removeprefix("sqlite:///")))
         elif not uri.startswith(SERVERS):
             _probe(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -145,21 +151,26 @@ def _is_outage(error: Exception) -> bool:
     return isinstance(error, MlflowException | SQLAlchemyError | OSError)
 
 
+def _open_sqlite(path: Path) -> None:
+    """Sees to it that MLflow finds a whole database at `path`, and the one that is there now."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if known := SqlAlchemyStore._engine_map.get(f"sqlite:///{path}"):
+        known.dispose()  # its connections would go on with a file that was deleted since
+    if not path.exists():
+        _create_sqlite(path)
+
+
 def _create_sqlite(path: Path) -> None:
     """Creates an MLflow database whole or not at all, once.
 
     MLflow's own creation on first use crashes when two processes do it at once, and leaves an
     unusable file when it is killed.
     """
-    if path.exists():
-        return
     from filelock import FileLock
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if stale := SqlAlchemyStore._engine_map.get(f"sqlite:///{path}"):
-        stale.dispose()  # this process would go on writing to the deleted file
     with FileLock(f"{path}.lock"):
         if path.exists():
             return

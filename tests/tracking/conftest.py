@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from records import Store, copy_db
+from servers import Server
 
 from pipeline.tracking.store import connect
 
@@ -39,3 +41,16 @@ def shared_uri(empty_db: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def store(shared_uri: str, tmp_path: Path) -> Store:
     """An experiment of its own in the store that all tests share."""
     return Store(shared_uri, tmp_path / "artifacts", tmp_path / "cursor.json", tmp_path.name)
+
+
+@pytest.fixture
+def server(empty_db: Path, tmp_path: Path) -> Iterator[Server]:
+    """An MLflow server on SQLite, `server.db`."""
+    db = tmp_path / "server.db"
+    copy_db(empty_db, db)
+    options = ["--host", "127.0.0.1", "--workers", "1", "--backend-store-uri", f"sqlite:///{db}"]
+    options += ["--artifacts-destination", (tmp_path / "served").as_uri()]
+    server = Server(tmp_path, options)
+    server.start()
+    yield server
+    server.kill()

@@ -20,6 +20,12 @@ def copy_db(source: Path, target: Path) -> None:
         old.backup(new)
 
 
+def more_rows(db: Path, table: str, count: int) -> bool:
+    with sqlite3.connect(db, timeout=30) as connection:
+        found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return bool(found[0] > count)
+
+
 def curve(epochs: int, key: str = "nelbo_nats") -> list[Metric]:
     return [Metric(key, 250 - e / 3, e, START + 1000 * e) for e in range(1, epochs + 1)]
 

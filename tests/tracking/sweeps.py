@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from studies import space
+import yaml
+from studies import SPACE
 
-from pipeline.config import Machine, Space
+from pipeline.config import Machine, Space, load_space
 from pipeline.paths import Paths, write_json, write_text
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Lease, Ledger, storage_url
@@ -28,10 +29,11 @@ def curve(epochs: int) -> list[dict[str, Any]]:
 class Desk:
     """The sweep `tiny` in the checkout `root`, worked on by hand."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, machine: Machine | None = None):
         self.root = root
-        self.space: Space = space()
-        self.machine = Machine()
+        write_text(root / "search_spaces" / "tiny.yaml", yaml.safe_dump(SPACE))
+        self.space: Space = load_space(root, "tiny")
+        self.machine = machine or Machine()
         self.paths = Paths(root, "tiny")
         self.ledger = Ledger(storage_url(self.machine, self.paths))
         self.study = search_study(self.space, DATA)
@@ -39,7 +41,7 @@ class Desk:
         self.candidate = candidate_study(self.space, DATA, CHOSEN)
 
     def claim(self, study: Study) -> Lease:
-        lease = self.ledger.claim(study.id, budget=9, parallelism=9, owner="a/1/1", meta=META)
+        lease = self.ledger.claim(study.id, budget=99, parallelism=9, owner="a/1/1", meta=META)
         assert lease
         self.ledger.propose(lease, CHOSEN)
         return lease
@@ -61,6 +63,8 @@ class Desk:
         write_json(self.paths.retrain / "winner.json",
                    {**entry, "sentence": "It won.", "values_nelbo_nats": [96.0, 97.0]})  # fmt: skip
         write_text(self.paths.retrain / "candidates.csv", "candidate\n0\n")
+        write_text(self.paths.retrain / "model.safetensors", "the weights")
+        write_json(self.paths.retrain / "config.json", {})
         figures = {"nelbo_nats": 95.0, "recon_nats": 85.0, "kl_nats": 10.0, "seeds": {"count": 2}}
         write_json(self.paths.evaluate / "metrics.json", figures)
         write_text(self.paths.render / "report.html", "<p>")
