@@ -207,7 +207,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        where = error.filename or "the disk of runs/"
+        where = error.filename2 or error.filename or "the disk of runs/"  # 2: of a copy, the target
         _leave(f"error: no space left for {where}: free some, then the same command goes on", 2)
     except Interrupted as error:
         _leave(str(error), 130)

@@ -73,7 +73,9 @@ class TrialRun:
         if reason := self._trainer.broken(training):
             raise TrialFailed(reason)
         if self._study.kind == "candidate":
-            self._ledger.renew(self._lease)  # else these weights are another worker's by now
+            # A worker that is paused right here may write after its successor. It writes the same
+            # bytes: its last epoch is in its checkpoint, and from that the successor began.
+            self._ledger.renew(self._lease)
             save_run(self._folder, training)
         self._ledger.finish(self._lease, "complete", training.records, outcome(training))
 

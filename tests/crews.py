@@ -19,6 +19,7 @@ import yaml
 from trainings import digits
 
 from pipeline.config import Machine, Space, load_machine, parse_space
+from pipeline.owners import owner_name
 from pipeline.paths import Paths, write_json
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, Trial
@@ -183,6 +184,23 @@ def children(pid: int) -> list[int]:
         ]
     except OSError:
         return []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process has not ended."""
+    return not owner_name(pid).endswith("/")
+
+
+def in_midst_of_a_trial(made: Sweep) -> Trial | None:
+    """A trial with an epoch behind it, whose worker stands still so that it stays in it."""
+    for trial in made.held():
+        if trial.curve:
+            os.kill(pid_of(trial), signal.SIGSTOP)
+            now = made.ledger.trials(trial.study, trial.number, trial.number)[0]
+            if now.owner == trial.owner and len(now.curve) < made.study.epochs - 2:
+                return now
+            os.kill(pid_of(trial), signal.SIGCONT)
+    return None
 
 
 def eventually(what: Callable[[], Any], why: str) -> Any:

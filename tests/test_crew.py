@@ -14,7 +14,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from crews import Sweep, children, eventually, make_sweep, no_one_left, pid_of, sweep
+from crews import (
+    Sweep,
+    alive,
+    children,
+    eventually,
+    in_midst_of_a_trial,
+    make_sweep,
+    no_one_left,
+    pid_of,
+    sweep,
+)
 from filelock import FileLock
 
 from pipeline import crew, owners
@@ -141,18 +151,6 @@ def test_what_the_killed_have_left_of_finished_trials_is_cleared(tiny: Sweep) ->
     assert [path.name for path in folders[1].iterdir()] == ["model.safetensors"]
 
 
-def in_midst_of_a_trial(made: Sweep) -> Trial | None:
-    """A trial with an epoch behind it, whose worker stands still so that it stays in it."""
-    for trial in made.held():
-        if trial.curve:
-            os.kill(pid_of(trial), signal.SIGSTOP)
-            now = made.ledger.trials(trial.study, trial.number, trial.number)[0]
-            if now.owner == trial.owner and len(now.curve) < made.study.epochs - 2:
-                return now
-            os.kill(pid_of(trial), signal.SIGCONT)
-    return None
-
-
 def test_a_killed_worker_and_a_killed_parent_change_no_byte(tiny: Sweep, tmp_path: Path) -> None:
     undisturbed = make_sweep(
         tmp_path / "undisturbed", sweep(search=LONG, parameters={"patience": None})
@@ -183,10 +181,6 @@ def test_a_killed_worker_and_a_killed_parent_change_no_byte(tiny: Sweep, tmp_pat
         assert command.wait(120) == 0, tiny.errors
     assert f"has {finished} of 3 trials" in tiny.errors
     assert tiny.tables() == undisturbed.tables()
-
-
-def alive(pid: int) -> bool:
-    return not owner_name(pid).endswith("/")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from crews import Sweep, make_sweep, sweep
 from sqlalchemy.exc import OperationalError
 
+from pipeline import trial
 from pipeline.errors import UserError
 from pipeline.owners import owner_name, process_start
 from pipeline.seeds import derive_seed
@@ -140,6 +141,37 @@ def test_a_zombie_writes_no_checkpoint_over_its_successors(
     assert len(tiny.trials()[0].curve) == 3
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_zombie_that_writes_weights_after_its_successor_writes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused just before: the successor has its last checkpoint and trains no epoch of its own."""
+    now, setting = [1e9], {"lr": 0.02, "optimizer": "adam"}
+    monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
+    tiny = make_sweep(tmp_path, sweep(retrain={"seeds": 1, "epochs": 30}))
+    (study,) = tiny.candidates(setting)
+    zombie, other = tiny.worker(None, setting), tiny.worker(None, setting)
+    other._owner = "elsewhere/1/2"
+    save_run, seen = trial.save_run, []
+
+    def weights() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tiny.paths.trial(study.id, 0).iterdir()}
+
+    def pause(folder: Path, training: Training) -> None:
+        monkeypatch.setattr(trial, "save_run", save_run)
+        monkeypatch.delattr(Training, "run_epoch")
+        now[0] += ledger_module.LEASE_SECONDS + 1
+        assert other.work() == 0
+        seen.extend([weights(), tiny.trials(study)])
+        save_run(folder, training)
+
+    monkeypatch.setattr(trial, "save_run", pause)
+    assert zombie.work() == 0
+    assert seen == [weights(), tiny.trials(study)]
+    names = ["first_epoch.safetensors", "last_epoch.safetensors", "model.safetensors"]
+    assert sorted(weights()) == names
+    assert len(set(weights().values())) == 3  # the best epoch is neither the first nor the last
 
 
 def test_a_torn_checkpoint_is_passed_over(

@@ -102,7 +102,8 @@ def clock(db: sa.Connection) -> float:
 
 
 def _is_full(error: Any) -> bool:
-    full = sqlite3.SQLITE_FULL, "53100"  # of SQLite, of PostgreSQL
+    # Of SQLite (the second: its shared memory, a file too, cannot grow), of PostgreSQL.
+    full = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"
     return (getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)) in full
 
 
