@@ -78,14 +78,14 @@ class Store:
         assert found is not None
         return found.experiment_id
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self, *, artifacts: bool = True) -> dict[str, Any]:
         """What MLflow shows of every run, by the key of its record."""
         runs = list(self.client.search_runs([self.experiment_id]))
         keys = {run.info.run_id: run.data.tags[KEY_TAG] for run in runs}
         assert len(set(keys.values())) == len(keys), "a record has two runs"
-        return {keys[run.info.run_id]: self._content(run, keys) for run in runs}
+        return {keys[run.info.run_id]: self._content(run, keys, artifacts) for run in runs}
 
-    def _content(self, run: Any, keys: dict[str, str]) -> dict[str, Any]:
+    def _content(self, run: Any, keys: dict[str, str], artifacts: bool) -> dict[str, Any]:
         tags = dict(run.data.tags)
         parent = tags.pop("mlflow.parentRunId", None)
         info, run_id = run.info, run.info.run_id
@@ -100,7 +100,7 @@ class Store:
                 for key in run.data.metrics
                 for points in [self.client.get_metric_history(run_id, key)]
             },
-            "artifacts": self._artifacts(run_id),
+            "artifacts": self._artifacts(run_id) if artifacts else {},
         }
 
     def _artifacts(self, run_id: str, folder: str | None = None) -> dict[str, str]:

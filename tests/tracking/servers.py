@@ -1,8 +1,12 @@
-"""`mlflow server` processes to talk to and to kill."""
+"""`mlflow server` processes to talk to and to kill, among them the one that deploy/ describes."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,7 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 60  # of a machine that is busy with other tests
+import sqlalchemy as sa
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ADMIN = ("admin", "administrator's own")
+DEADLINE = 300  # of a machine that is busy with other tests
 
 
 class Server:
@@ -47,6 +55,51 @@ class Server:
         """To it and its worker processes: the session is its own."""
         assert self._process is not None
         os.killpg(self._process.pid, number)
+
+
+class DeployedServer(Server):
+    """The server of deploy/mlflow.service and deploy/basic_auth.ini: PostgreSQL and passwords."""
+
+    def __init__(self, folder: Path, store: str, users: str) -> None:
+        """`store` and `users` are URLs of two PostgreSQL databases."""
+        unit = (DEPLOY / "mlflow.service").read_text().replace("\\\n", " ")
+        environment = dict(re.findall(r"^Environment=(\w+)=(.*)$", unit, re.MULTILINE))
+        start = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        assert start is not None
+        options = shlex.split(start[1])[2:]
+        config = (DEPLOY / "basic_auth.ini").read_text()
+        (folder / "basic_auth.ini").write_text(
+            re.sub("(?m)^database_uri = .*$", f"database_uri = {driven(users)}", config)
+        )
+        self.store = store
+        here = {
+            "MLFLOW_BACKEND_STORE_URI": driven(store),
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of these tests",
+            "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+        }
+        artifacts = ["--artifacts-destination", str(folder / "artifacts")]
+        super().__init__(folder, options + artifacts, **environment | here)
+
+    def add_user(self, name: str, password: str) -> None:
+        """As deploy/README.md does it."""
+        user = json.dumps({"username": name, "password": password}).encode()
+        request = urllib.request.Request(f"{self.uri}/api/2.0/mlflow/users/create", user)
+        request.add_header("Content-Type", "application/json")
+        credentials = base64.b64encode(":".join(ADMIN).encode()).decode()
+        request.add_header("Authorization", f"Basic {credentials}")
+        urllib.request.urlopen(request, timeout=60).close()
+
+    def query(self, statement: str) -> list[Any]:
+        """Rows of the database behind it, also while it is down."""
+        engine = sa.create_engine(driven(self.store), poolclass=sa.NullPool)
+        with engine.connect() as db:
+            return list(db.execute(sa.text(statement)))
+
+
+def driven(url: str) -> str:
+    """The URL with the driver that the unit names."""
+    return url.replace("postgresql://", "postgresql+psycopg://")
 
 
 def free_port() -> int:
