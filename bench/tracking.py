@@ -1,11 +1,12 @@
-"""What tracking costs a trial in core-seconds: none, the ledger with its mirror, plain MLflow.
+"""What MLflow costs a trial in core-seconds: without it, with our mirror, with plain calls.
 
     python -m bench.tracking
 
-Fake trials of the same pace and the same metrics, one after the other, against one local `mlflow
-server`: `plain` calls `mlflow.log_metrics` every epoch, as a training script does; `ours` records
-in the ledger and leaves the server to the mirror process. Imports and first connections are left
-out of all figures; what the mirror's start costs is stated below the table.
+Fake trials of one pace and with the same metrics, one after the other, against one local `mlflow
+server`: `none` records in the ledger alone, as `tracking: none` does; `mirror` has a process beside
+it that sends the ledger to the server; `plain` calls `mlflow.log_metrics` every epoch, as training
+scripts do. Imports and first connections are left out of all figures; what the mirror's start costs
+a command once is stated below the table.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,14 @@ from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.tracking.store import set_environment
 
-TRIALS, EPOCHS, EPOCH_SECONDS = 2, 30, 1.0
+EPOCHS, EPOCH_SECONDS = 30, 1.0
 SECONDS = EPOCHS * EPOCH_SECONDS  # a trial's
 PARAMETERS = {"lr": 1e-3, "latent_dim": 16, "optimizer": "adam", "batch_size": 128}
-SPACE = f"""
-data: {{name: digits}}
-parameters: {{lr: {{low: 1.0e-4, high: 1.0e-2}}}}
-search: {{trials: {TRIALS}, epochs: {EPOCHS}, parallelism: 1}}
+SPACE = """
+data: {name: digits}
+parameters: {lr: {low: 1.0e-4, high: 1.0e-2}}
 """
-Cost = tuple[float, float, float]  # core-seconds a trial: worker, mirror, server
+Cost = tuple[float, float, float]  # core-seconds of a trial: worker, mirror, server
 
 
 def main() -> None:
@@ -50,36 +51,31 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="bench-tracking-"))
     try:
         with server(folder) as (uri, session):
-            tracker = Sweep(folder / "sweep", uri)
-            start = tracker.startup()
-            plain_script = connected(uri)
+            sweep = Sweep(folder / "sweep", uri)
+            _, start, _ = measured(partial(sweep.mirrored, pace=0.0), session)
+            plain = connected(uri)
             costs = {
-                "none": measured(untracked, session),
-                "ours": measured(tracker.trials, session, start),
-                "plain": measured(plain_script, session),
+                "none": measured(sweep.trial, session),
+                "mirror": measured(sweep.mirrored, session, start),
+                "plain": measured(plain, session),
             }
     finally:
         shutil.rmtree(folder)
     print(
-        f"Core-seconds a trial of {SECONDS:.0f} s, {EPOCHS} epochs with {len(CURVES)} metrics each;"
-        f" mean of {TRIALS} trials. {hardware()}.\n\n{table(rows(costs))}\n\n"
-        f"The mirror's start, once a stage: {start:.1f} core-seconds."
+        f"Core-seconds of a trial of {SECONDS:.0f} s, {EPOCHS} epochs with {len(CURVES)} metrics"
+        f" each. {hardware()}.\n\n{table(rows(costs))}\n\n"
+        f"The mirror's start, once a command: {start:.1f} core-seconds."
     )
 
 
-def fake_trial(report: Callable[[list[dict[str, Any]]], None]) -> None:
-    """The pace and the records of one trial; `report` gets all records so far, every epoch."""
+def fake_trial(report: Callable[[list[dict[str, Any]]], None], pace: float = EPOCH_SECONDS) -> None:
+    """The records of one trial, an epoch every `pace` seconds; `report` gets all so far."""
     records: list[dict[str, Any]] = []
     for epoch in range(1, EPOCHS + 1):
-        time.sleep(EPOCH_SECONDS)
+        time.sleep(pace)
         values = {name: 100.0 + 1 / (epoch + index) for index, name in enumerate(CURVES)}
         records.append({"epoch": epoch, **values, "ended_ms": int(time.time() * 1000)})
         report(records)
-
-
-def untracked() -> None:
-    for _ in range(TRIALS):
-        fake_trial(lambda _: None)
 
 
 class Sweep:
@@ -96,22 +92,13 @@ class Sweep:
         self._ledger = Ledger(storage_url(self._machine, self._paths))
         self._ledger.open_study(self._study.id, "bench", "search", self._study.spec)
 
-    def startup(self) -> float:
-        """Core-seconds of a mirror that has nothing to do."""
-        before = children_seconds()
-        with sync.following(self._space, self._machine, self._paths):
-            pass
-        return children_seconds() - before
+    def mirrored(self, pace: float = EPOCH_SECONDS) -> None:
+        """A command with one trial and its mirror."""
+        with sync.following(self._space, self._machine, self._paths, "prepare"):
+            self.trial(pace)
 
-    def trials(self) -> None:
-        with sync.following(self._space, self._machine, self._paths):
-            for _ in range(TRIALS):
-                self._trial()
-
-    def _trial(self) -> None:
-        lease = self._ledger.claim(
-            self._study.id, budget=TRIALS, parallelism=1, owner="bench", meta={}
-        )
+    def trial(self, pace: float = EPOCH_SECONDS) -> None:
+        lease = self._ledger.claim(self._study.id, budget=9, parallelism=1, owner="bench", meta={})
         assert lease is not None
         self._ledger.propose(lease, PARAMETERS)
         curve: list[dict[str, Any]] = []
@@ -120,7 +107,7 @@ class Sweep:
             curve[:] = records
             self._ledger.report(lease, curve)
 
-        fake_trial(report)
+        fake_trial(report, pace)
         result = {"nelbo_nats": 100.0, "best_epoch": EPOCHS}
         self._ledger.finish(lease, "complete", curve, result)
 
@@ -134,25 +121,24 @@ def connected(uri: str) -> Callable[[], None]:
     with mlflow.start_run():
         mlflow.log_params(PARAMETERS)
 
-    def trials() -> None:
-        for _ in range(TRIALS):
-            with mlflow.start_run():
-                mlflow.log_params(PARAMETERS)
-                fake_trial(log)
+    def trial() -> None:
+        with mlflow.start_run():
+            mlflow.log_params(PARAMETERS)
+            fake_trial(log)
 
     def log(records: list[dict[str, Any]]) -> None:
         last = {name: records[-1][name] for name in CURVES}
         mlflow.log_metrics(last, step=records[-1]["epoch"])
 
-    return trials
+    return trial
 
 
 def measured(work: Callable[[], None], session: int, start: float = 0.0) -> Cost:
-    """Core-seconds a trial of this process, its ended children less `start`, and the server."""
+    """Core-seconds of this process, its ended children less `start`, and the server."""
     before = time.process_time(), children_seconds(), session_seconds(session)
     work()
     after = time.process_time(), children_seconds() - start, session_seconds(session)
-    worker, mirror, served = ((b - a) / TRIALS for a, b in zip(before, after, strict=True))
+    worker, mirror, served = (b - a for a, b in zip(before, after, strict=True))
     return worker, mirror, served
 
 
@@ -206,16 +192,14 @@ def answers(url: str) -> bool:
 
 
 def rows(costs: dict[str, Cost]) -> list[dict[str, str]]:
-    """One for each kind of tracking, with the ratio to the plain calls."""
+    """One for each way."""
     return [
         {
-            "tracking": name,
+            "way": name,
             "worker": f"{worker:.3f}",
-            "of the trial": f"{worker / SECONDS:.2%}",
             "mirror": f"{mirror:.3f}",
+            "both, of the trial": f"{(worker + mirror) / SECONDS:.2%}",
             "server": f"{served:.3f}",
-            "all": f"{worker + mirror + served:.3f}",
-            "worker, plain = 1": f"{worker / costs['plain'][0]:.2f}",
         }
         for name, (worker, mirror, served) in costs.items()
     ]
