@@ -11,13 +11,15 @@ from pipeline.config import Space
 from pipeline.paths import Paths, read_json
 from pipeline.seeds import digest
 from pipeline.stages import STAGES
-from pipeline.tracking.run import DIGEST_LENGTH, Dataset
+from pipeline.tracking.run import Dataset
 
 ARTIFACTS = {
     "search": ("trials.csv", "curves.csv"),
     "retrain": ("candidates.csv", "history.csv"),
     "evaluate": ("metrics.json",),
 }
+
+DIGITS = 12  # of a hash, as people see it in a table
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def dataset(manifest: dict[str, Any]) -> Dataset:
     schema = {"mlflow_tensorspec": {"features": json.dumps([images]), "targets": None}}
     return Dataset(
         name=manifest["data"],
-        digest=manifest["sha256"][:DIGEST_LENGTH],
+        digest=manifest["sha256"][:DIGITS],  # the whole of it is a tag
         source=manifest["data"],
         schema=json.dumps(schema),
         profile=json.dumps({"num_examples": sum(counts.values()), **counts}),

@@ -157,7 +157,7 @@ def test_the_page_of_a_study_says_what_won_and_how_to_repeat_it(desk: Desk) -> N
         assert f"| {name} | {value} |" in study.description
     assert "python -m pipeline reproduce tiny 1" in study.description
     assert study.dataset
-    assert (study.dataset.digest, study.dataset.name) == ("d" * 36, "digits")
+    assert (study.dataset.digest, study.dataset.name) == ("d" * 12, "digits")
 
 
 def test_system_metrics_belong_to_the_study_at_work(desk: Desk) -> None:
