@@ -28,7 +28,7 @@ from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
-SHARE = 0.1  # of a core, at most, for following a sweep
+SHARE = 0.005  # of a core for following a sweep, as far as LONGEST_SECONDS allows
 CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
 STOP_SECONDS = 10.0  # the mirror has to save how far it came
 
@@ -91,7 +91,7 @@ def follow(root: Path, machine: Machine, name: str) -> None:
     command = _Command(sweep)
     sampler, pause = Sampler(sweep.samples), SHORTEST_SECONDS
     while not command.ended(pause):
-        began = time.monotonic()
+        began = time.process_time()
         runs = sweep.changes()
         if sweep.active is not None:
             sampler.sample(sweep.active)
@@ -100,7 +100,7 @@ def follow(root: Path, machine: Machine, name: str) -> None:
                 mirror.sync(name, runs)
             except MirrorUnavailable:
                 sweep.forget()  # the next look sends it all
-            pause = max((time.monotonic() - began) / SHARE, SHORTEST_SECONDS)
+            pause = max((time.process_time() - began) / SHARE, SHORTEST_SECONDS)
         else:
             pause *= 2
         pause = min(pause, LONGEST_SECONDS)

@@ -7,11 +7,12 @@ runs by their tags and sends everything again, which MLflow stores once.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.paths import read_json, write_json
+from pipeline.paths import read_json, write_text
 from pipeline.seeds import digest
 from pipeline.tracking.run import Metric
 
@@ -53,8 +54,9 @@ def load_cursor(path: Path) -> dict[str, Log]:
 
 
 def save_cursor(path: Path, logs: dict[str, Log]) -> None:
-    """Replaces the cursor."""
-    write_json(path, {name: asdict(log) for name, log in logs.items()})
+    """Replaces the cursor, in one line: many runs are written every few seconds."""
+    raw = {name: vars(log) | {"runs": _raw(log.runs)} for name, log in logs.items()}
+    write_text(path, json.dumps(raw))
 
 
 def short_digest(value: Any) -> str:
@@ -72,6 +74,10 @@ def curve_digest(metrics: list[Metric]) -> str:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _raw(runs: dict[str, Sent]) -> dict[str, Any]:
+    return {key: vars(sent) for key, sent in runs.items()}
 
 
 def _log(raw: dict[str, Any]) -> Log:
