@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +56,9 @@ class Mirror:
         in MLflow stays deleted. Raises MirrorUnavailable when the store fails; what was
         sent is remembered, and the next call goes on from there.
         """
-        from filelock import FileLock
-
         report = Report()
-        self._cursor.parent.mkdir(parents=True, exist_ok=True)
         client = connect(self._uri)
-        with outages(self._uri), FileLock(f"{self._cursor}.lock", timeout=LOCK_SECONDS):
+        with outages(self._uri), self._alone():
             logs = load_cursor(self._cursor)
             try:
                 log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
@@ -82,16 +80,29 @@ class Mirror:
 
         Raises MirrorUnavailable when the store fails.
         """
-        from filelock import FileLock
-
-        self._cursor.parent.mkdir(parents=True, exist_ok=True)
         client = connect(self._uri)
-        with outages(self._uri), FileLock(f"{self._cursor}.lock", timeout=LOCK_SECONDS):
+        with outages(self._uri), self._alone():
             logs = load_cursor(self._cursor)
             logs.pop(experiment, None)
             save_cursor(self._cursor, logs)
             self._verified.discard(experiment)
             _restore(client, experiment)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the cursor's lock. Raises MirrorUnavailable if another process keeps it."""
+        from filelock import FileLock, Timeout
+
+        self._cursor.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self._cursor}.lock")
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise MirrorUnavailable("another process is sending to MLflow") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _open(self, client: MlflowClient, name: str, known: Log | None) -> Log:
         """What the store holds of the experiment, which is created if it is absent."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from records import START, Store, copy_db, curve, study, trial
 
 from pipeline.tracking.mirror import KEY_TAG, Report
@@ -260,6 +261,18 @@ def test_artifact_folders_may_have_any_name(store: Store, tmp_path: Path) -> Non
     store.mirror().sync(store.name, [study(artifacts={"f": tmp_path / "f"})])
     assert len(store.dump()["fashion-1a2b"]["artifacts"]) == 1
     assert (store.root / store.name).is_dir()
+
+
+def test_a_sync_waits_for_another_one_but_not_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tracking.mirror.LOCK_SECONDS", 0.1)
+    with (
+        FileLock(f"{store.cursor}.lock"),
+        pytest.raises(MirrorUnavailable, match="another process is sending"),
+    ):
+        store.mirror().sync(store.name, [study()])
+    assert store.mirror().sync(store.name, [study()]).created == 1
 
 
 def test_a_child_needs_its_parent(store: Store) -> None:
