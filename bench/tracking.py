@@ -5,8 +5,8 @@
 Fake trials of one pace and with the same metrics, one after the other, against one local `mlflow
 server`: `none` records in the ledger alone, as `tracking: none` does; `mirror` has a process beside
 it that sends the ledger to the server; `plain` calls `mlflow.log_metrics` every epoch, as training
-scripts do. Imports and first connections are left out of all figures; what the mirror's start costs
-a command once is stated below the table.
+scripts do. Imports and first connections are left out of all figures; what the mirror's start and
+end cost a command once is stated below the table.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench.hardware import hardware, table
 from pipeline import sync
 from pipeline.config import Machine, Space, load_machine, load_space
+from pipeline.lag import lag_line
 from pipeline.paths import Paths
 from pipeline.records import CURVES
 from pipeline.study.identity import Study, search_study
@@ -52,19 +54,18 @@ def main() -> None:
     try:
         with server(folder) as (uri, session):
             sweep = Sweep(folder / "sweep", uri)
-            _, start, _ = measured(partial(sweep.mirrored, pace=0.0), session)
             plain = connected(uri)
-            costs = {
-                "none": measured(sweep.trial, session),
-                "mirror": measured(sweep.mirrored, session, start),
-                "plain": measured(plain, session),
-            }
+            costs = {"none": measured(sweep.trial, session), "plain": measured(plain, session)}
+            before = children_seconds()
+            with sweep.mirrored() as mirror:
+                costs["mirror"] = measured(sweep.trial, session, mirror)
+            once = children_seconds() - before - costs["mirror"][1]
     finally:
         shutil.rmtree(folder)
     print(
         f"Core-seconds of a trial of {SECONDS:.0f} s, {EPOCHS} epochs with {len(CURVES)} metrics"
         f" each. {hardware()}.\n\n{table(rows(costs))}\n\n"
-        f"The mirror's start, once a command: {start:.1f} core-seconds."
+        f"The mirror's start and end, once a command: {once:.1f} core-seconds."
     )
 
 
@@ -92,10 +93,16 @@ class Sweep:
         self._ledger = Ledger(storage_url(self._machine, self._paths))
         self._ledger.open_study(self._study.id, "bench", "search", self._study.spec)
 
-    def mirrored(self, pace: float = EPOCH_SECONDS) -> None:
-        """A command with one trial and its mirror."""
+    @contextmanager
+    def mirrored(self) -> Iterator[int]:
+        """A command with its mirror, which has sent a trial already; the mirror's session."""
+        before = {child.pid for child in psutil.Process().children()}
         with sync.following(self._space, self._machine, self._paths, "prepare"):
-            self.trial(pace)
+            (mirror,) = {child.pid for child in psutil.Process().children()} - before
+            self.trial(pace=0.0)
+            while "lacks" in lag_line(self._paths.root, self._space, self._machine, self._ledger):
+                time.sleep(1.0)
+            yield mirror
 
     def trial(self, pace: float = EPOCH_SECONDS) -> None:
         lease = self._ledger.claim(self._study.id, budget=9, parallelism=1, owner="bench", meta={})
@@ -133,13 +140,20 @@ def connected(uri: str) -> Callable[[], None]:
     return trial
 
 
-def measured(work: Callable[[], None], session: int, start: float = 0.0) -> Cost:
-    """Core-seconds of this process, its ended children less `start`, and the server."""
-    before = time.process_time(), children_seconds(), session_seconds(session)
+def measured(work: Callable[[], None], server: int, mirror: int | None = None) -> Cost:
+    """Core-seconds of this process, the mirror's session and the server's."""
+
+    def used() -> Cost:
+        return (
+            time.process_time(),
+            session_seconds(mirror) if mirror else 0.0,
+            session_seconds(server),
+        )
+
+    before = used()
     work()
-    after = time.process_time(), children_seconds() - start, session_seconds(session)
-    worker, mirror, served = (b - a for a, b in zip(before, after, strict=True))
-    return worker, mirror, served
+    worker, mirrored, served = (b - a for a, b in zip(before, used(), strict=True))
+    return worker, mirrored, served
 
 
 def children_seconds() -> float:
