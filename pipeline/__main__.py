@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import NO_SPACE, Interrupted, UserError
+from pipeline.errors import NO_SPACE, NOT_ALLOWED, Interrupted, UserError
 from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.config import Machine
+    from pipeline.config import Machine, Space
+    from pipeline.paths import Paths
 
 # What a stage reads of earlier stages; the first file of each tells that the stage has run.
 NEEDS = {
@@ -124,7 +125,11 @@ def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> No
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="port on the loopback interface")] = 5000) -> None:
+def ui(
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="port on the loopback interface")
+    ] = 5000,
+) -> None:
     """Open MLflow on the runs of this checkout."""
     from pipeline.config import load_machine
     from pipeline.ui import serve_ui
@@ -158,18 +163,27 @@ def _run_stages(
     root = Path.cwd()
     space, paths = load_space(root, name), Paths(root, name)
     machine = _with_deadline(load_machine(root), duration, until)
-    _check_inputs(stages[0], paths.runs / name)
     if stages == ("prepare",):
-        import_module("pipeline.stages.prepare").run(space, machine, paths)
+        _run_stage("prepare", space, machine, paths)
         return
+    _check_inputs(stages[0], paths.runs / name)
     from pipeline.sync import following
 
     before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
     with following(space, machine, paths, before) as ended:
         for stage in stages:
-            _check_inputs(stage, paths.runs / name)
-            import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
+            _run_stage(stage, space, machine, paths)
             ended(stage)
+
+
+def _run_stage(stage: str, space: Space, machine: Machine, paths: Paths) -> None:
+    _check_inputs(stage, paths.runs / space.name)
+    try:
+        import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
+    except KeyboardInterrupt:  # which Typer would let go without a word
+        raise Interrupted(
+            f"{stage} {space.name}: interrupted: the same command starts it again"
+        ) from None
 
 
 def _with_deadline(machine: Machine, duration: str | None, until: str | None) -> Machine:
@@ -205,14 +219,14 @@ def main() -> None:
     except UserError as error:
         _leave(f"error: {error}", 2)
     except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
         where = error.filename2 or error.filename or "the disk of runs/"  # 2: of a copy, the target
-        _leave(f"error: no space left for {where}: free some, then the same command goes on", 2)
+        if error.errno in NO_SPACE:
+            _leave(f"error: no space left for {where}: free some, then the same command goes on", 2)
+        if error.errno in NOT_ALLOWED:
+            _leave(f"error: {where}: {error.strerror}: mend that, then the same command goes on", 2)
+        raise
     except Interrupted as error:
         _leave(str(error), 130)
-    except KeyboardInterrupt:
-        _leave("interrupted: the same command starts this stage again", 130)
 
 
 def _leave(message: str, code: int) -> None:

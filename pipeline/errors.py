@@ -2,7 +2,9 @@
 
 import errno
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: one line too, and exit code 2
+# Of an OSError: one line too, and exit code 2.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 class UserError(Exception):

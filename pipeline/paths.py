@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -142,4 +144,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What `write_json` has written. Raises UserError if someone has damaged it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """The message about a file that we wrote, whole, and that is not whole any more."""
+    return UserError(
+        f"{path} is damaged ({error}): delete it and run the stage that writes it again"
+    )

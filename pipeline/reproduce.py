@@ -26,20 +26,18 @@ def reproduce_trial(root: Path, machine: Machine, name: str, number: int) -> str
         raise UserError(f"reproduce {name}: no data: run `python -m pipeline prepare {name}` first")
     study = search_study(space, read_json(manifest)["sha256"])
     ledger = Ledger(storage_url(machine, paths))
-    found = ledger.trials(study.id, number, number)
-    if not found or not found[0].curve or found[0].parameters is None:
-        count = len(ledger.trials(study.id))
+    trials = ledger.trials(study.id)
+    found = next((trial for trial in trials if trial.number == number and trial.curve), None)
+    if found is None or found.parameters is None:
         raise UserError(
-            f"reproduce {name}: study {study.id} has {count} trials, and {number} is none with a"
-            " finished epoch: choose another number"
+            f"reproduce {name}: study {study.id} has {len(trials)} trials, and {number} is none"
+            " with a finished epoch: choose another number"
         )
-    training = Trainer(space, paths, machine.device).new_training(
-        study, number, found[0].parameters
-    )
-    for _ in found[0].curve:
+    training = Trainer(space, paths, machine.device).new_training(study, number, found.parameters)
+    for _ in found.curve:
         training.run_epoch()
     same = f"trial {number} is identical in all {len(training.records)} epochs"
-    return difference(found[0], training.records) or same
+    return difference(found, training.records) or same
 
 
 def make_weights(trainer: Trainer, study: Study, run: Trial, folder: Path) -> None:

@@ -26,7 +26,7 @@ BASE = {
 ALLOWED = {
     "errors": set(),
     "seeds": set(),
-    "paths": set(),
+    "paths": {"errors"},
     "validation": {"errors"},
     "hyperparameters": {"validation"},
     "parameters": {"hyperparameters", "validation"},

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from trainings import config, digits, run, same, training
 
+from pipeline.errors import UserError
 from pipeline.paths import write_json
 from pipeline.vae.checkpoint import (
     Unreadable,
@@ -207,6 +208,15 @@ def test_a_model_is_rebuilt_from_its_weights_and_the_record_beside_them(
     with torch.inference_mode():
         expected = trained.vae.eval().decode(trained.vae.encode(x)[0])
         torch.testing.assert_close(rebuilt.decode(rebuilt.encode(x)[0]), expected)
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    weights, record = tmp_path / "w.safetensors", tmp_path / "c.json"
+    save_weights(weights, training().vae.state_dict())
+    write_json(record, {"shape": [1, 8, 8], **config()})
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"^{weights} is damaged \(.*\): delete it and run"):
+        load_model(weights, record)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:

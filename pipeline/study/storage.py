@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from pipeline.errors import UserError
 
 CREATION_LOCK = 5_391_826  # any number that no other user of the database locks
+# Error codes. The second: SQLite's shared memory, which is a file too, cannot grow.
+FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"  # the last: PostgreSQL's
 
 _schema = sa.MetaData()
 STUDIES = sa.Table(
@@ -73,21 +75,12 @@ def open_storage(url: str) -> sa.Engine:
 
 @contextmanager
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction that holds SQLite's write lock from its start, so that it never upgrades.
-
-    A full disk is an OSError (ENOSPC), as everywhere.
-    """
-    try:
-        with engine.connect() as db:
-            if is_sqlite(db):
-                db.exec_driver_sql("BEGIN IMMEDIATE")
-            yield db
-            db.commit()
-    except sa.exc.OperationalError as error:
-        if not _is_full(error.orig):
-            raise
-        place = engine.url.database if engine.dialect.name == "sqlite" else "the database server"
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
+    """One transaction that holds SQLite's write lock from its start, so that it never upgrades."""
+    with engine.connect() as db:
+        if is_sqlite(db):
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+        yield db
+        db.commit()
 
 
 def is_sqlite(db: sa.Connection) -> bool:
@@ -101,12 +94,6 @@ def clock(db: sa.Connection) -> float:
     return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
-def _is_full(error: Any) -> bool:
-    # Of SQLite (the second: its shared memory, a file too, cannot grow), of PostgreSQL.
-    full = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"
-    return (getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)) in full
-
-
 def milliseconds(seconds: float) -> int:
     """A time of `clock` as the tables hold it."""
     return int(seconds * 1000)
@@ -114,10 +101,13 @@ def milliseconds(seconds: float) -> int:
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
-        return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        sa.event.listen(engine, "handle_error", _explain)
+        return engine
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         raise sa.exc.ArgumentError
     engine = sa.create_engine(url, connect_args={"timeout": 60})
+    sa.event.listen(engine, "handle_error", _explain)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -128,6 +118,22 @@ def _engine(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     return engine
+
+
+def _explain(context: sa.engine.ExceptionContext) -> None:
+    """Raises in their place what is the disk's doing: OSError when it is full, as everywhere, and
+    UserError when the file is damaged."""
+    error: Any = context.original_exception
+    code = getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)
+    file = context.engine and context.engine.url.database
+    if code in FULL:
+        place = "the database server" if code == FULL[-1] else file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
+    if isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_CORRUPT:
+        raise UserError(
+            f"the ledger {file} is damaged ({error}): put a copy of it in its place, or move it"
+            " away to search anew"
+        ) from None
 
 
 def _masked(url: sa.URL) -> str:

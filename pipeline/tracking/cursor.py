@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.paths import read_json, write_text
 from pipeline.seeds import digest
 from pipeline.tracking.run import Metric
@@ -49,7 +50,7 @@ def load_cursor(path: Path) -> dict[str, Log]:
     """The experiments by name; none if there is no cursor or another version wrote it."""
     try:
         return {name: _log(raw) for name, raw in read_json(path).items()}
-    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, UserError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.paths import atomic_path, read_json
+from pipeline.paths import atomic_path, damaged, read_json
 from pipeline.vae.fit import Training
 from pipeline.vae.model import VAE, build
 
@@ -33,9 +33,12 @@ def load_model(weights: Path, config: Path, device: str = "cpu") -> VAE:
 
 
 def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
-    """The same from the record itself."""
+    """The same from the record itself. Raises UserError for damaged weights."""
     vae = build(tuple(record["shape"]), record, seed=0)
-    vae.load_state_dict(_load(weights)[0])
+    try:
+        vae.load_state_dict(_load(weights)[0])
+    except SafetensorError as error:
+        raise damaged(weights, error) from None
     return vae.to(device).eval()
 
 
