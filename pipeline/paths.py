@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -86,10 +87,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     After a power cut there is the old file or the new one, never a torn one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
     temporary = Path(name)
     try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield temporary
         temporary.chmod(0o644)
         _to_disk(temporary)
@@ -100,14 +102,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces the folder `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    handle = os.open(temporary, os.O_RDONLY)
     try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield temporary
         temporary.chmod(0o755)
         for inner in [*temporary.rglob("*"), temporary]:
@@ -121,6 +127,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Removes what killed writers of `path` have left. A living one holds a lock on its own."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(handle)
 
 
 def _to_disk(path: Path) -> None:
