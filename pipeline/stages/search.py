@@ -21,6 +21,7 @@ from pipeline.study.ledger import Ledger, Trial, storage_url
 from pipeline.study.tables import curves_table, pareto_front, trials_table
 
 RANKED = 20  # the most that retrain.top may ask for
+REASONS = 3  # of failures in a message
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
@@ -90,7 +91,11 @@ def _best(space: Space, study: Study, trials: list[Trial]) -> dict[str, Any]:
 
 def _fallback(space: Space, trials: list[Trial]) -> dict[str, Any]:
     reasons = sorted({(trial.reason or "pruned").splitlines()[0] for trial in trials})
-    why = f"search {space.name}: none of {len(trials)} trials succeeded: {'; '.join(reasons)}"
+    rest = [f"and {len(reasons) - REASONS} other reasons"] if len(reasons) > REASONS else []
+    why = (
+        f"search {space.name}: none of {len(trials)} trials succeeded:"
+        f" {'; '.join(reasons[:REASONS] + rest)}"
+    )
     if space.search.fallback is None:
         raise UserError(f"{why}: widen the search space or set search.fallback")
     print(f"{why}: going on with search.fallback", file=sys.stderr)
