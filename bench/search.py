@@ -27,7 +27,7 @@ import psutil
 import yaml
 
 from bench.hardware import hardware, table
-from pipeline.config import load_machine
+from pipeline.machine import load_machine
 from pipeline.paths import Paths
 from pipeline.study.ledger import Ledger, storage_url
 

@@ -29,8 +29,9 @@ import psutil
 
 from bench.hardware import hardware, table
 from pipeline import sync
-from pipeline.config import Machine, Space, load_machine, load_space
+from pipeline.config import Space, load_space
 from pipeline.lag import lag_line
+from pipeline.machine import Machine, load_machine
 from pipeline.paths import Paths
 from pipeline.records import CURVES
 from pipeline.study.identity import Study, search_study

@@ -14,7 +14,8 @@ from pipeline.errors import NO_SPACE, NOT_ALLOWED, Interrupted, UserError
 from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.config import Machine, Space
+    from pipeline.config import Space
+    from pipeline.machine import Machine
     from pipeline.paths import Paths
 
 # What a stage reads of earlier stages; the first file of each tells that the stage has run.
@@ -70,8 +71,9 @@ _training_command("run", STAGES, "All five stages in order, without DVC: a quick
 @app.command()
 def check(name: Name) -> None:
     """Validate a search space and print what would be searched."""
-    from pipeline.config import load_machine, load_space
+    from pipeline.config import load_space
     from pipeline.describe import describe
+    from pipeline.machine import load_machine
 
     space = load_space(Path.cwd(), name)
     load_machine(Path.cwd())
@@ -83,7 +85,7 @@ def status(
     name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
 ) -> None:
     """What the studies have done, who works on what, the time left, the space on disk."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.status import status_text
 
     typer.echo(status_text(Path.cwd(), load_machine(Path.cwd()), name))
@@ -94,7 +96,7 @@ def reproduce(
     name: Name, number: Annotated[int, typer.Argument(help="number of a search trial")]
 ) -> None:
     """Train one trial again, alone, and say whether the record is identical."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.reproduce import reproduce_trial
 
     typer.echo(reproduce_trial(Path.cwd(), load_machine(Path.cwd()), name, number))
@@ -108,7 +110,7 @@ def sync(
     ] = False,
 ) -> None:
     """Bring MLflow up to date with the ledger and the outputs."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.sync import sync_all
 
     for line in sync_all(Path.cwd(), load_machine(Path.cwd()), name, rebuild=rebuild):
@@ -118,7 +120,7 @@ def sync(
 @app.command()
 def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> None:
     """Where an MLflow run comes from, and the commands that recreate it."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.where import where_text
 
     typer.echo(where_text(Path.cwd(), load_machine(Path.cwd()), run_id))
@@ -131,7 +133,7 @@ def ui(
     ] = 5000,
 ) -> None:
     """Open MLflow on the runs of this checkout."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.ui import serve_ui
 
     raise typer.Exit(serve_ui(Path.cwd(), load_machine(Path.cwd()), port))
@@ -148,7 +150,7 @@ def worker(job: Path, slot: int) -> None:
 @app.command(hidden=True)
 def mirror(name: str) -> None:
     """Follow a sweep in MLflow until standard input closes (started by search and retrain)."""
-    from pipeline.config import load_machine
+    from pipeline.machine import load_machine
     from pipeline.sync import follow
 
     follow(Path.cwd(), load_machine(Path.cwd()), name)
@@ -157,7 +159,8 @@ def mirror(name: str) -> None:
 def _run_stages(
     stages: tuple[str, ...], name: str, duration: str | None = None, until: str | None = None
 ) -> None:
-    from pipeline.config import load_machine, load_space
+    from pipeline.config import load_space
+    from pipeline.machine import load_machine
     from pipeline.paths import Paths
 
     root = Path.cwd()

@@ -14,10 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
 from pipeline.errors import Interrupted, UserError
 from pipeline.hyperparameters import Value
 from pipeline.launch.local import Pool, WorkersKeepDying
+from pipeline.machine import Machine
 from pipeline.owners import POLL_SECONDS, await_orphans, bury, release_the_dead
 from pipeline.paths import Paths, write_text
 from pipeline.progress import Progress

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, Mark

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Machine, load_space
+from pipeline.config import load_space
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, read_json
 from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger, Trial, storage_url

@@ -21,6 +21,7 @@ import numpy as np
 from pipeline import config, readers
 from pipeline.download import Unusable, from_apt, from_npm, from_torchvision
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_path
 from pipeline.readers import RawData
 
@@ -85,7 +86,7 @@ KNOWN = {
 }
 
 
-def load(data: config.Data, machine: config.Machine, paths: Paths) -> RawData:
+def load(data: config.Data, machine: Machine, paths: Paths) -> RawData:
     """The images that the `data` section names. Raises UserError."""
     if data.path is None:
         return load_known(data.name, machine, paths)
@@ -101,7 +102,7 @@ def load(data: config.Data, machine: config.Machine, paths: Paths) -> RawData:
     return readers.read_pickle(path, paths.downloads)
 
 
-def load_known(name: str, machine: config.Machine, paths: Paths) -> RawData:
+def load_known(name: str, machine: Machine, paths: Paths) -> RawData:
     """All images of fashion-mnist, mnist or digits. Raises UserError."""
     if name == "digits":
         return _digits()
@@ -137,7 +138,7 @@ def _digits() -> RawData:
     )
 
 
-def _fetch(known: KnownSet, machine: config.Machine, paths: Paths) -> dict[str, bytes]:
+def _fetch(known: KnownSet, machine: Machine, paths: Paths) -> dict[str, bytes]:
     """The verified files of the set, from the first source that has them. Raises UserError."""
     kept = paths.downloads / known.name
     tried = []
@@ -164,7 +165,7 @@ def _fetch(known: KnownSet, machine: config.Machine, paths: Paths) -> dict[str, 
 
 
 def _sources(
-    known: KnownSet, machine: config.Machine, paths: Paths
+    known: KnownSet, machine: Machine, paths: Paths
 ) -> Iterator[tuple[str, AbstractContextManager[Path]]]:
     """What to call each source, and a context that yields its folder."""
     yield "kept files", contextlib.nullcontext(paths.downloads / known.name)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Machine, Space, load_space, space_names
+from pipeline.config import Space, load_space, space_names
+from pipeline.machine import Machine
 from pipeline.paths import Paths, read_json
 from pipeline.progress import clock_time
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.champion import register_winner, save_winner
-from pipeline.config import Machine, Space, load_space, space_names
+from pipeline.config import Space, load_space, space_names
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.config import Machine, space_names
+from pipeline.config import space_names
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 
 # What a table of runs shows; without it the trials are folded away under their study.

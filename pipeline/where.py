@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Machine
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, read_json
 from pipeline.seeds import derive_seed, digest
 from pipeline.study.ledger import Ledger, storage_url

@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 from trainings import digits
 
-from pipeline.config import Machine, Space, load_machine, parse_space
+from pipeline.config import Space, parse_space
+from pipeline.machine import Machine, load_machine
 from pipeline.owners import owner_name
 from pipeline.paths import Paths, write_json
 from pipeline.study.identity import Study, candidate_study, search_study

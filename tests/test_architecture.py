@@ -18,6 +18,7 @@ BASE = {
     "deadline",
     "errors",
     "hyperparameters",
+    "machine",
     "parameters",
     "paths",
     "seeds",
@@ -31,7 +32,8 @@ ALLOWED = {
     "hyperparameters": {"validation"},
     "parameters": {"hyperparameters", "validation"},
     "deadline": set(),
-    "config": {"deadline", "errors", "hyperparameters", "parameters", "validation"},
+    "config": {"errors", "hyperparameters", "parameters", "validation"},
+    "machine": {"deadline", "validation"},
     "vae": {"paths", "seeds"},
     "study": BASE,
     "tracking": BASE | {"vae"},  # its served model decodes with torch
@@ -150,7 +152,7 @@ def stage_closure(stage: str) -> set[Path]:
 # What changes no output byte, or does so through the sections in `params` alone.
 NEUTRAL = {"__init__", "config", "errors", "paths", "crew", "progress", "sync", "records",
            "results", "champion", "tracking", "launch", "describe", "validation", "deadline",
-           "owners", "stopping", "system"}  # fmt: skip
+           "machine", "owners", "stopping", "system"}  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", ["prepare", "search", "retrain", "evaluate", "render"])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ENVIRONMENT, Machine, Space, load_machine, load_space
+from pipeline.config import Space, load_space
+from pipeline.machine import ENVIRONMENT, Machine, load_machine
 
 ROOT = Path(__file__).parent.parent
 

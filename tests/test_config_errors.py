@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import ENVIRONMENT, load_machine, load_space, parse_space
+from pipeline.config import load_space, parse_space
 from pipeline.errors import UserError
+from pipeline.machine import ENVIRONMENT, load_machine
 
 ERRORS = Path(__file__).parent / "errors"
 DIGITS = "data: {name: digits}\n"

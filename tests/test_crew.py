@@ -28,9 +28,9 @@ from crews import (
 from filelock import FileLock
 
 from pipeline import crew, owners
-from pipeline.config import Machine
 from pipeline.deadline import now
 from pipeline.errors import Interrupted, UserError
+from pipeline.machine import Machine
 from pipeline.owners import owner_name
 from pipeline.study.ledger import Lease, Trial
 

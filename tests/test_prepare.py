@@ -13,6 +13,7 @@ from scipy.special import entr, xlog1py, xlogy
 
 from pipeline import config, seeds, sources
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.readers import sha256_of
 from pipeline.stages import prepare
@@ -22,7 +23,7 @@ def run(root: Path, **data: Any) -> Path:
     """Prepares data in the checkout `root`; returns the stage's folder."""
     space = config.parse_space("sweep", {"data": data}, "sweep.yaml")
     paths = Paths(root, "sweep")
-    prepare.run(space, config.Machine(), paths)
+    prepare.run(space, Machine(), paths)
     return paths.prepare
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import Machine, Space, parse_space
+from pipeline.config import Space, parse_space
 from pipeline.figures import (
     atlas,
     style,
     trials,
 )
 from pipeline.figures.inputs import read_inputs
+from pipeline.machine import Machine
 from pipeline.paths import Paths, write_json, write_text
 from pipeline.stages import render
 from pipeline.vae.checkpoint import load_model, save_weights

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import config, download, sources
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 
 TINY = {
@@ -59,7 +60,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 
 def load(paths: Paths, mirror: Path | None = None) -> sources.RawData:
-    machine = config.Machine(data_mirror=str(mirror) if mirror else None)
+    machine = Machine(data_mirror=str(mirror) if mirror else None)
     return sources.load_known("mnist", machine, paths)
 
 
@@ -151,7 +152,7 @@ def test_all_sources_that_fail_are_told_with_the_remedy(tmp_path: Path, paths: P
 
 def test_an_unknown_set_is_refused(paths: Paths) -> None:
     with pytest.raises(UserError, match="fashion-mnist, mnist, digits, not 'cifar'"):
-        sources.load_known("cifar", config.Machine(), paths)
+        sources.load_known("cifar", Machine(), paths)
 
 
 def test_the_apt_package_is_unpacked_without_touching_the_system(
@@ -223,7 +224,7 @@ def test_a_download_that_hangs_is_ended_with_its_children(tmp_path: Path) -> Non
 
 
 def test_digits_need_no_source(paths: Paths) -> None:
-    raw = sources.load_known("digits", config.Machine(), paths)
+    raw = sources.load_known("digits", Machine(), paths)
     assert raw.train_images.shape == (1797, 1, 8, 8)
     assert raw.test_images is None
     assert np.unique(raw.train_images).tolist() == [
@@ -242,4 +243,4 @@ def test_digits_need_no_source(paths: Paths) -> None:
 )
 def test_a_wrong_path_is_told(paths: Paths, section: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=f"data.path: {reason}"):
-        sources.load(config.Data(**section), config.Machine(), paths)
+        sources.load(config.Data(**section), Machine(), paths)

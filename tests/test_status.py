@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crews import Sweep, make_sweep
 
-from pipeline.config import Machine
+from pipeline.machine import Machine
 from pipeline.status import status_text
 from pipeline.study import ledger as ledger_module
 from pipeline.study.ledger import Ledger

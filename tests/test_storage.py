@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Machine
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.storage import open_storage

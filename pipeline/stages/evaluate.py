@@ -9,8 +9,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline import config, sources
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder, write_json
 from pipeline.readers import RawData, sha256_of
 from pipeline.seeds import digest
@@ -34,7 +35,7 @@ class PixelSums:
     histogram: np.ndarray  # (256,): how often each value occurs in all images together
 
 
-def run(space: config.Space, machine: config.Machine, paths: Paths) -> None:
+def run(space: config.Space, machine: Machine, paths: Paths) -> None:
     """Fetches, checks, splits and describes the data of a sweep. Raises UserError."""
     raw = sources.load(space.data, machine, paths)
     splits = split(space.data, raw)

@@ -5,10 +5,11 @@ It runs on the CPU whatever the machine offers, so that the pictures are the sam
 
 from __future__ import annotations
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
 from pipeline.figures import advice, atlas, report, style
 from pipeline.figures.inputs import read_inputs
 from pipeline.figures.trials import importance
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder
 from pipeline.vae.checkpoint import load_model
 from pipeline.vae.process import prepare_process

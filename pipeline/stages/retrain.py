@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
 from pipeline.crew import run_studies
 from pipeline.hyperparameters import Value
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
 from pipeline.reproduce import make_weights
 from pipeline.study.compare import Matrix, interval

@@ -11,9 +11,10 @@ import math
 import sys
 from typing import Any
 
-from pipeline.config import Machine, Space
+from pipeline.config import Space
 from pipeline.crew import run_studies
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder, read_json, write_json
 from pipeline.study.budget import most_trials
 from pipeline.study.identity import Study, changes, search_study

@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.config import Machine
 from pipeline.hyperparameters import Value
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.study.budget import admitted
 from pipeline.study.claim import Claim, Lease

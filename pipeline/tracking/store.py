@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Machine
 from pipeline.errors import UserError
+from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_path
 from pipeline.seeds import digest
 

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from studies import SPACE
 
-from pipeline.config import Machine, Space, load_space
+from pipeline.config import Space, load_space
+from pipeline.machine import Machine
 from pipeline.paths import Paths, write_json, write_text
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Lease, Ledger, storage_url

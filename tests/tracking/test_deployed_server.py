@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from records import START, Store, study, trial
 from servers import DeployedServer, driven, wait_for
 
-from pipeline.config import Machine, load_space
+from pipeline.config import load_space
+from pipeline.machine import Machine
 from pipeline.paths import Paths
 from pipeline.records import Sweep
 from pipeline.study.ledger import Ledger, storage_url

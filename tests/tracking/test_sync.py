@@ -16,7 +16,7 @@ from servers import Server, wait_for
 from sweeps import Desk
 
 from pipeline import sync
-from pipeline.config import Machine
+from pipeline.machine import Machine
 from pipeline.tracking.store import store_of
 
 pytestmark = pytest.mark.slow
