@@ -91,7 +91,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     temporary = Path(name)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        _hold(handle)
         yield temporary
         temporary.chmod(0o644)
         _to_disk(temporary)
@@ -113,7 +113,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     handle = os.open(temporary, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        _hold(handle)
         yield temporary
         temporary.chmod(0o755)
         for inner in [*temporary.rglob("*"), temporary]:
@@ -128,6 +128,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    """Tells others that its writer lives. Without such locks on a disk nothing is ever cleared."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH)
 
 
 def _clear_leftovers(path: Path) -> None:
