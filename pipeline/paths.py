@@ -11,9 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,26 @@ def read_json(path: Path) -> Any:
     """What `write_json` has written. Raises UserError if someone has damaged it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array that a stage has written. Raises UserError if someone has damaged it."""
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise damaged(path, error) from None
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A CSV file that a stage has written; `options` are pandas'. Raises UserError likewise."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, **options)
     except ValueError as error:
         raise damaged(path, error) from None
 

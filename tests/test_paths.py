@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.paths import atomic_folder, atomic_path
+from pipeline.errors import UserError
+from pipeline.paths import atomic_folder, atomic_path, read_array, read_table
 
 KILLED = """
 import os, signal, sys
@@ -44,3 +46,14 @@ def test_what_a_living_writer_has_not_finished_is_left_alone(writer: Any, tmp_pa
             assert first != second
         assert first.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("length", [0, 10, 200])
+def test_damaged_arrays_and_tables_are_named(length: int, tmp_path: Path) -> None:
+    array, table = tmp_path / "images.npy", tmp_path / "trials.csv"
+    np.save(array, np.zeros((9, 9)))
+    array.write_bytes(array.read_bytes()[:length])
+    table.write_bytes(b'a,b\n1,"2\n'[:length] if length else b"")
+    for path, read in ((array, read_array), (table, read_table)):
+        with pytest.raises(UserError, match=rf"^{path} is damaged \(.*\): delete it and run"):
+            read(path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipeline.figures.passes import Array
 from pipeline.figures.trials import Domains, read_trials
-from pipeline.paths import Paths, read_json
+from pipeline.paths import Paths, read_array, read_json, read_table
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ def read_inputs(paths: Paths, searched: Domains) -> Inputs:
     return Inputs(
         manifest=manifest,
         classes=[str(name) for name in manifest["classes"]],
-        images=np.load(paths.prepare / "test_images.npy"),
-        labels=np.load(paths.prepare / "test_labels.npy"),
+        images=read_array(paths.prepare / "test_images.npy"),
+        labels=read_array(paths.prepare / "test_labels.npy"),
         samples_png=(paths.prepare / "samples.png").read_bytes(),
         trials=read_trials(paths.search / "trials.csv", searched),
-        curves=pd.read_csv(paths.search / "curves.csv"),
+        curves=read_table(paths.search / "curves.csv"),
         best=read_json(paths.search / "best.json"),
-        candidates=pd.read_csv(paths.retrain / "candidates.csv"),
-        history=pd.read_csv(paths.retrain / "history.csv"),
+        candidates=read_table(paths.retrain / "candidates.csv"),
+        history=read_table(paths.retrain / "history.csv"),
         winner=read_json(paths.retrain / "winner.json"),
         metrics=read_json(paths.evaluate / "metrics.json"),
     )

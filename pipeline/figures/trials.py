@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.hyperparameters import Choices, Domain, Range, Value
+from pipeline.paths import read_table
 
 TRUSTED = 0.3  # out-of-bag R² below which a forest's shares are noise
 FEWEST = 8  # trials below which a forest says nothing about hyperparameters
@@ -42,8 +43,8 @@ def read_trials(path: Path, searched: Domains) -> pd.DataFrame:
     hyperparameter is NaN where it does not exist (unless null, which is written alike, is one
     of its choices).
     """
-    table = pd.read_csv(path, dtype=dict.fromkeys(searched, str), keep_default_na=False,
-                        na_values=[""])  # fmt: skip
+    texts = dict.fromkeys(searched, str)
+    table = read_table(path, dtype=texts, keep_default_na=False, na_values=[""])
     for name, domain in searched.items():
         table[name] = table[name].map(lambda text, d=domain: _number(text, d)).astype(float)
     for name in ("nelbo_nats", "recon_nats", "kl_nats", "epochs", "best_epoch"):

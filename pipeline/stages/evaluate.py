@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Space
 from pipeline.errors import UserError
 from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_folder, read_json, write_json
+from pipeline.paths import Paths, atomic_folder, read_array, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +172,7 @@ def _anomalies(
             )
         foreign[other] = images
     if (paths.prepare / "held_out_images.npy").exists():
-        foreign["hold_out"] = np.load(paths.prepare / "held_out_images.npy")
+        foreign["hold_out"] = read_array(paths.prepare / "held_out_images.npy")
     if not foreign:
         return {}
     own = elbo(vae, test, TEST_SEED).nelbo_nats.numpy()

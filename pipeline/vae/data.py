@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline.paths import read_array
 
 
 def load_images(folder: Path, split: str, device: torch.device | str = "cpu") -> Tensor:
     """The uint8 (n, C, H, W) images of train, validation or test, whole in memory."""
-    return torch.from_numpy(np.load(folder / f"{split}_images.npy")).to(device)
+    return torch.from_numpy(read_array(folder / f"{split}_images.npy")).to(device)
 
 
 def load_labels(folder: Path, split: str) -> Tensor:
     """The int64 (n,) class numbers of a split."""
-    return torch.from_numpy(np.load(folder / f"{split}_labels.npy"))
+    return torch.from_numpy(read_array(folder / f"{split}_labels.npy"))
