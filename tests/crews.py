@@ -56,6 +56,10 @@ SPACE: dict[str, Any] = {
 }
 
 
+class Killed(BaseException):
+    """The end of a process, which nothing in it can catch."""
+
+
 def sweep(**sections: dict[str, Any]) -> dict[str, Any]:
     """The sweep above with these keys of its sections over its own."""
     return {**SPACE, **{name: {**SPACE.get(name, {}), **keys} for name, keys in sections.items()}}

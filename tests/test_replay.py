@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crews import Sweep, make_sweep
+from crews import Killed, Sweep, make_sweep
 
 from pipeline.study.history import History
 from pipeline.study.ledger import Ledger
@@ -18,10 +18,6 @@ from pipeline.vae import checkpoint
 from pipeline.vae.fit import Training
 
 CANDIDATES = ({"lr": 0.02}, {"lr": 0.04, "optimizer": "sgd", "momentum": 0.9})
-
-
-class Killed(BaseException):
-    """The end of a process, which nothing in it can catch."""
 
 
 class Killer:

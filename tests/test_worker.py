@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from crews import Sweep, make_sweep, sweep
+from crews import Killed, Sweep, make_sweep, sweep
 from sqlalchemy.exc import OperationalError
 
 from pipeline import trial
@@ -23,10 +23,6 @@ from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.trainer import resolve_device
 from pipeline.vae.fit import Training
 from pipeline.worker import INTERRUPTED, Job, Worker
-
-
-class Killed(BaseException):
-    """The end of a process, which nothing in it can catch."""
 
 
 @pytest.fixture
