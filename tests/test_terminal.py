@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,17 +117,22 @@ def assert_nothing_is_lost(made: Sweep, undisturbed: Sweep) -> None:
     assert made.tables() == undisturbed.tables()
 
 
-def test_ctrl_c_ends_the_epochs_and_says_once_how_to_go_on(
-    tiny: Sweep, terminal: Terminal, tmp_path: Path
-) -> None:
-    with searching(tiny, terminal) as command:
-        victim = eventually(lambda: in_midst_of_a_trial(tiny), "a trial is at work")
+def end(made: Sweep, terminal: Terminal, act: Callable[[], object]) -> None:
+    """Starts a search, acts amid a trial, and sees the command and all its workers leave."""
+    with searching(made, terminal) as command:
+        victim = eventually(lambda: in_midst_of_a_trial(made), "a trial is at work")
         family = children(command.pid)
-        os.write(terminal.window, b"\x03")
+        act()
         eventually(lambda: asked_to_stop(pid_of(victim)), "the worker is told")
         os.kill(pid_of(victim), signal.SIGCONT)
         assert command.wait(60) == 130
     assert not any(alive(pid) for pid in family)
+
+
+def test_ctrl_c_ends_the_epochs_and_says_once_how_to_go_on(
+    tiny: Sweep, terminal: Terminal, tmp_path: Path
+) -> None:
+    end(tiny, terminal, lambda: os.write(terminal.window, b"\x03"))
     terminal.close()
     said = terminal.shown.decode()
     assert said.count("nothing is lost: the same command goes on\r\n") == 1, said
@@ -138,12 +143,5 @@ def test_ctrl_c_ends_the_epochs_and_says_once_how_to_go_on(
 def test_a_closed_terminal_ends_the_epochs_and_everyone(
     tiny: Sweep, terminal: Terminal, tmp_path: Path
 ) -> None:
-    with searching(tiny, terminal) as command:
-        victim = eventually(lambda: in_midst_of_a_trial(tiny), "a trial is at work")
-        family = children(command.pid)
-        terminal.close()
-        eventually(lambda: asked_to_stop(pid_of(victim)), "the worker is told")
-        os.kill(pid_of(victim), signal.SIGCONT)
-        assert command.wait(60) == 130
-    assert not any(alive(pid) for pid in family)
+    end(tiny, terminal, terminal.close)
     assert_nothing_is_lost(tiny, make_sweep(tmp_path / "undisturbed", RAW))
