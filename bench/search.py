@@ -106,16 +106,16 @@ def followed(
                 min(before, used) if value <= target else before
                 for before, target in zip(reached, targets, strict=True)
             ]
+        if process.poll():  # a search that cannot run is no slow one
+            raise RuntimeError(f"{command} failed:\n{(folder / 'log').read_text()}")
     finally:
         end(process)
-    if process.returncode not in (0, -9) and not seconds:
-        raise RuntimeError((folder / "log").read_text())
     return [round(each, 1) for each in reached]
 
 
 def count(process: psutil.Popen, seconds: dict[tuple[int, float], float]) -> None:
     """Notes the core-seconds of a process and of its descendants as far as they are used up."""
-    for each in [process, *process.children(recursive=True)]:
+    for each in family(process):
         try:
             times = each.cpu_times()
             seconds[each.pid, each.create_time()] = times.user + times.system
@@ -123,8 +123,16 @@ def count(process: psutil.Popen, seconds: dict[tuple[int, float], float]) -> Non
             continue
 
 
+def family(process: psutil.Popen) -> list[psutil.Process]:
+    """A process and its descendants; none once it has ended."""
+    try:
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def end(process: psutil.Popen) -> None:
-    for each in [*process.children(recursive=True), process]:
+    for each in family(process):
         try:
             each.kill()
         except psutil.Error:

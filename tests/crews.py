@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from trainings import digits
 
@@ -25,6 +26,7 @@ from pipeline.paths import Paths, write_json
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.tables import curves_table, trials_table
+from pipeline.vae.fit import Training
 from pipeline.worker import Job, Worker
 
 ROOT = Path(__file__).parent.parent
@@ -233,3 +235,17 @@ def no_one_left(process: subprocess.Popen[str]) -> Iterator[None]:
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def at_epoch(
+    monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Training], None]
+) -> None:
+    """Has `action` happen once, in the middle of the first epoch `number` that is trained."""
+    run_epoch, pending = Training.run_epoch, [action]
+
+    def interrupted(training: Training) -> dict[str, Any]:
+        if pending and len(training.records) == number - 1:
+            pending.pop()(training)
+        return run_epoch(training)
+
+    monkeypatch.setattr(Training, "run_epoch", interrupted)

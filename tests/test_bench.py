@@ -1,12 +1,17 @@
-"""The replay behind the choice of pruner: real curves, whole searches, no training."""
+"""Searches replayed on real curves, and searches that are timed; no training."""
 
 from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bench.curves import EPOCHS, ROOT, SETTINGS, TABLE, draws
 from bench.pruning import BUDGET, Recorded, after, search
+from bench.search import followed
 from pipeline.config import load_space
 
 SPACE = load_space(ROOT, "fashion")
@@ -32,3 +37,11 @@ def test_a_replayed_search_repeats_itself_and_pruning_saves_epochs(recorded: Rec
     pruned = search(SPACE, recorded, "random", "median", 4, seed=0)
     assert len(pruned) > len(whole)
     assert after(pruned, BUDGET) >= recorded.lowest
+
+
+def test_a_search_that_cannot_run_is_an_error_and_no_slow_search(tmp_path: Path) -> None:
+    broken = [sys.executable, "-c", "raise SystemExit('nothing to search with')"]
+    with pytest.raises(RuntimeError, match="nothing to search with"):
+        followed(broken, tmp_path, lambda: math.inf, [1.0], limit=60)
+    ended = [sys.executable, "-c", "pass"]
+    assert followed(ended, tmp_path, lambda: 5.0, [6.0, 4.0], limit=60)[1] == math.inf

@@ -1,28 +1,23 @@
-"""A worker in this process: stopped, overtaken, bereft of its storage, and with failing trials."""
+"""A worker in this process: stopped, overtaken, bereft of its storage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from crews import Killed, Sweep, make_sweep, sweep
+from crews import Killed, Sweep, at_epoch, make_sweep, sweep
 from sqlalchemy.exc import OperationalError
 
 from pipeline import trial
-from pipeline.errors import UserError
 from pipeline.owners import owner_name, process_start
 from pipeline.seeds import derive_seed
-from pipeline.stages import search
 from pipeline.study import ledger as ledger_module
 from pipeline.study import renewal as renewal_module
 from pipeline.study.claim import MAX_STRIKES, Lease
 from pipeline.study.ledger import LeaseLost, Ledger
-from pipeline.trainer import resolve_device
 from pipeline.vae.fit import Training
-from pipeline.worker import INTERRUPTED, Job, Worker
+from pipeline.worker import INTERRUPTED, Job
 
 
 @pytest.fixture
@@ -36,20 +31,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     made = make_sweep(tmp_path_factory.mktemp("undisturbed") / "clone")
     assert made.worker().work() == 0
     return made
-
-
-def at_epoch(
-    monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Training], None]
-) -> None:
-    """Has `action` happen once, in the middle of the first epoch `number` that is trained."""
-    run_epoch, pending = Training.run_epoch, [action]
-
-    def interrupted(training: Training) -> dict[str, Any]:
-        if pending and len(training.records) == number - 1:
-            pending.pop()(training)
-        return run_epoch(training)
-
-    monkeypatch.setattr(Training, "run_epoch", interrupted)
 
 
 def test_a_stopped_worker_leaves_after_its_epoch_and_holds_nothing(
@@ -227,80 +208,6 @@ def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_g
     assert len(others) == tiny.study.budget - 1
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (ValueError("no such thing"), "ValueError: no such thing"),
-        (MemoryError("3 GiB"), "out of memory: 3 GiB"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: CUDA out of memory"),
-    ],
-    ids=str,
-)
-def test_a_trial_that_raises_fails_with_its_reason_and_the_search_goes_on(
-    error: Exception, reason: str, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Training) -> None:
-        raise error
-
-    at_epoch(monkeypatch, 2, fail)
-    assert tiny.worker().work() == 0
-    first, *others = tiny.trials()
-    assert first.state == "failed"
-    assert first.reason is not None
-    assert first.reason.splitlines()[0] == reason
-    assert "Traceback" in first.reason
-    assert len(first.curve) == 1
-    assert not list(tiny.paths.trial(tiny.study.id, 0).iterdir())
-    assert len(others) == tiny.study.budget - 1
-    assert "complete" in {trial.state for trial in others}
-
-
-def test_a_trial_that_cannot_even_start_fails(tiny: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_large(*_: object) -> None:
-        raise MemoryError("a decoder of 300 GiB")
-
-    monkeypatch.setattr("pipeline.vae.fit.build", too_large)
-    assert tiny.worker().work() == 0
-    assert {(t.state, len(t.curve)) for t in tiny.trials()} == {("failed", 0)}
-
-
-def test_when_every_trial_fails_the_stage_says_why(tmp_path: Path) -> None:
-    """Rates at which nothing is learned in an epoch: worse than predicting the mean image."""
-    raw = sweep(parameters={"lr": {"low": 1e-9, "high": 1e-8}}, search={"epochs": 1, "trials": 3})
-    made = make_sweep(tmp_path, raw)
-    assert made.worker().work() == 0
-    machine = made.machine()
-    with pytest.raises(UserError, match=r"none of 3 trials succeeded: broken model: NELBO \d+"):
-        search.run(made.space, machine, made.paths)
-    assert not made.paths.search.exists()
-
-
-def test_a_diverged_trial_says_so(tmp_path: Path) -> None:
-    raw = sweep(parameters={"lr": 10.0, "optimizer": "sgd", "momentum": 0.9})
-    raw["parameters"]["latent_dim"] = {"choices": [3, 4]}
-    made = make_sweep(tmp_path, raw)
-    assert made.worker().work() == 0
-    assert {t.reason for t in made.trials()} == {"the training loss is not finite in epoch 1"}
-
-
-def test_the_gate_does_not_depend_on_which_trial_came_first(tmp_path: Path) -> None:
-    """Each model has a σ of its own, by which the mean image must not be measured."""
-    raw = sweep(model={"likelihood": "gaussian", "sigma": "optimal"}, search={"trials": 2})
-    made = make_sweep(tmp_path, raw)
-    trainer = made.worker().trainer
-    gates: list[float | None] = []
-    for seed, lr in ((0, 0.001), (1, 0.02)):
-        config = {**made.space.hyperparameters({"lr": lr}).model_dump()}
-        config |= made.space.model.model_dump()
-        trained = Training(trainer._train, trainer._validation, config, seed, 3)
-        while not trained.finished:
-            trained.run_epoch()
-        trainer._gate = None
-        trainer.broken(trained)
-        gates.append(trainer._gate)
-    assert gates[0] == gates[1]
-
-
 def test_a_storage_that_fails_ends_the_worker_and_not_the_trial(
     tiny: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,21 +266,6 @@ def test_a_job_is_read_as_it_was_written_and_holds_no_password(tiny: Sweep) -> N
     text = worker._job.model_dump_json(indent=1)
     assert Job.model_validate_json(text) == worker._job
     assert "sqlite" not in text
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_device_that_is_not_there_is_the_users_to_correct(tiny: Sweep) -> None:
-    assert resolve_device("auto") == "cpu"
-    with pytest.raises(UserError, match=r"^device cuda:1 cannot be used: .*machine\.yaml$"):
-        resolve_device("cuda:1")
-    with pytest.raises(UserError):
-        Worker(tiny.worker()._job.model_copy(update={"device": "cuda"}), tiny.ledger)
-
-
-def test_workers_take_the_gpus_of_their_machine_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [resolve_device("auto", slot) for slot in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_process_start_knows_the_living_from_the_dead() -> None:
