@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.tracking.run import Metric
 
@@ -47,12 +49,17 @@ def system_metrics(file: Path, study: str) -> Iterator[Metric]:
     """The samples of a study under MLflow's names, which its System metrics tab shows."""
     if not file.exists():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    records = [json.loads(line) for line in lines if line.endswith("\n")]  # not one half written
-    samples = [record for record in records if record["study"] == study]
+    samples = (record for record in _whole(file) if record["study"] == study)
     for step, record in enumerate(samples):
         for name, value in record["values"].items():
             yield Metric(f"system/{name}", value, step, record["at_ms"])
+
+
+def _whole(file: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, without those that a full disk or a death has cut off."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _host() -> dict[str, float]:
