@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -147,12 +148,30 @@ class Range(_Domain):
 
     def grid(self) -> list[Value]:
         """All values of a stepped or integer range. Raises ValueError for a continuous one."""
-        step = self.step or (1 if self.integer and not self.log else None)
+        step = self._spacing()
         if step is None:
             raise ValueError("a grid needs `choices` or a `step`")
-        count = round((self.high - self.low) / step) + 1
-        values = [min(self.low + i * step, self.high) for i in range(count)]
-        return [int(v) for v in values] if self.integer else values
+        return [self._stepped(i, step) for i in range(self._steps(step) + 1)]
+
+    def centre(self) -> Value:
+        """The middle, on the scale of the range; of two middle steps the lower one."""
+        if self.log:
+            middle = math.sqrt(self.low * self.high)
+            return round(middle) if self.integer else middle
+        if step := self._spacing():
+            return self._stepped(self._steps(step) // 2, step)
+        return (self.low + self.high) / 2
+
+    def _spacing(self) -> float | None:
+        """Between neighbouring values; None for a continuous or logarithmic range."""
+        return self.step or (1 if self.integer and not self.log else None)
+
+    def _steps(self, step: float) -> int:
+        return round((self.high - self.low) / step)
+
+    def _stepped(self, index: int, step: float) -> Value:
+        value = min(self.low + index * step, self.high)
+        return int(value) if self.integer else value
 
 
 class Choices(_Domain):
@@ -170,6 +189,10 @@ class Choices(_Domain):
     def grid(self) -> list[Value]:
         """All values."""
         return list(self.choices)
+
+    def centre(self) -> Value:
+        """The first, which is where the usual one stands."""
+        return self.choices[0]
 
 
 Domain = Range | Choices

@@ -100,8 +100,10 @@ class TestSearch:
         assert search_study(space(), "e" * 64).id != study.id
         renamed = parse_space("y", RAW, "y.yaml")
         assert search_study(renamed, DATA).id == study.id.replace("x-", "y-")
-        monkeypatch.setattr(identity, "TRAINING_SEMANTICS", 99)
-        assert search_id() != study.id
+        for version in ("TRAINING_SEMANTICS", "PROPOSAL_SEMANTICS"):
+            with monkeypatch.context() as raised:
+                raised.setattr(identity, version, 99)
+                assert search_id() != study.id
 
     def test_a_default_spelled_out_is_the_same(self) -> None:
         assert search_id(parameters={"beta": 1.0}, search={"sampler": "tpe"}) == search_id()

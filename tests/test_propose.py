@@ -126,7 +126,7 @@ class TestLongStudies:
     def test_old_trials_matter_if_they_are_among_the_best(self, tmp_path: Path) -> None:
         """Proposals 24 to 27 see the trials from 16 on and of those before the best three."""
         plane = {name: {"low": 0.001, "high": 2} for name in ("lr", "beta")}
-        space = toy_space(plane, sampler="tpe", trials=24, startup_trials=4)
+        space = toy_space(plane, sampler="tpe", trials=24, startup_trials=4, seed=1)
         trials = search(space, tmp_path, ends=complete)
         (path,) = tmp_path.glob("*.db")
         old = sorted(trials[:16], key=lambda trial: bowl(trial.parameters or {}))
@@ -168,6 +168,27 @@ def test_a_new_sampler_does_not_repeat_the_draws_of_the_last(sampler: str, tmp_p
     space = toy_space(sampler=sampler, trials=10, startup_trials=10)
     trials = search(space, tmp_path, 1, restarts=0.9)
     assert len({trial.parameters["lr"] for trial in trials if trial.parameters}) == 10
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+def test_a_sampler_that_learns_begins_at_the_centre(sampler: str, tmp_path: Path) -> None:
+    trials = search(toy_space(sampler=sampler, trials=3, startup_trials=2), tmp_path)
+    assert trials[0].parameters == {
+        "lr": pytest.approx(10**-1.5),  # on a log scale
+        "beta": 1.0,
+        "latent_dim": 10,
+        "batch_size": 64,  # of 32, 64, 96, 128
+        "hidden": [8],
+        "patience": None,
+        "optimizer": "adam",  # which has neither momentum nor a searched weight decay
+    }
+    assert trials[1].parameters != trials[0].parameters
+
+
+def test_random_search_begins_at_random(tmp_path: Path) -> None:
+    (first,) = search(toy_space(sampler="random", trials=1), tmp_path)
+    assert first.parameters
+    assert first.parameters["beta"] != 1.0
 
 
 def test_another_seed_gives_other_draws(tmp_path: Path) -> None:

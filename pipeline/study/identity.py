@@ -11,6 +11,7 @@ from pipeline.seeds import digest
 
 # Raise it when a change of the code changes what a trial computes: every study then forks.
 TRAINING_SEMANTICS = 2
+PROPOSAL_SEMANTICS = 2  # the same for what a search proposes and prunes
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def search_study(space: Space, data_sha256: str) -> Study:
     budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
         **_common(space, data_sha256),
+        "proposal_semantics": PROPOSAL_SEMANTICS,
         "fixed": _settled(space),
         "searched": {name: domain.model_dump() for name, domain in space.searched.items()},
         "search": search,

@@ -56,6 +56,8 @@ class Proposer:
             return self._grid_cell(number)
         if self._search.sampler == "random":
             return self._ask(_new_study(self._search), number)
+        if number == 0:
+            return centre(self._searched)
         return self._play_to(number)
 
     def _grid_cell(self, number: int) -> dict[str, Value]:
@@ -109,6 +111,8 @@ class Proposer:
         return {row.number: row.parameters for row in rows if row.parameters is not None}
 
     def _add(self, number: int, parameters: dict[str, Value] | None) -> None:
+        if number == 0:
+            parameters = centre(self._searched)
         if parameters is None and self._first_seen(number) == self._first:
             self._ask(self._study, number)  # its worker has not got to it: the same, played here
             return
@@ -166,6 +170,18 @@ class Proposer:
             if domain.active(chosen):
                 chosen[name] = _suggest(trial, name, domain)
         return chosen
+
+
+def centre(searched: dict[str, Domain]) -> dict[str, Value]:
+    """The middle of every range and the first of all choices: trial 0 of a sampler that learns.
+
+    A person writes a range around a guess and the usual choice first; the search begins there.
+    """
+    chosen: dict[str, Value] = {}
+    for name, domain in searched.items():
+        if domain.active(chosen):
+            chosen[name] = domain.centre()
+    return chosen
 
 
 def distribution(domain: Domain) -> Any:
