@@ -55,7 +55,6 @@ def test_every_step_is_torchs_to_the_last_bit(name: str, momentum: float, decay:
         reference.param_groups[0]["lr"] = lr
         reference.step()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert optimizer.lr == RATES[-1]
     assert all(parameter.grad is None for parameter in ours)
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.seeds import derive_seed
+from pipeline.vae.graph import GraphedSteps
 from pipeline.vae.measure import binarize, elbo, pixels
-from pipeline.vae.model import build, kl_per_dim, reparameterize
+from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
 
@@ -23,6 +24,41 @@ VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are
 
 class Diverged(Exception):
     """The loss is no longer finite."""
+
+
+class Step:
+    """A step of gradient descent on some rows of an epoch, whose order and noise it draws."""
+
+    def __init__(self, vae: VAE, optimizer: Optimizer, images: Tensor, half: bool):
+        """Images are uint8 (n, C, H, W); `half`: in bfloat16 where that is accurate enough."""
+        device = images.device
+        self.generator = torch.Generator(device)
+        self._vae, self._optimizer, self._images, self._half = vae, optimizer, images, half
+        self._order = torch.empty(len(images), dtype=torch.int64, device=device)
+        self._noise = torch.empty(len(images), vae.latent_dim, device=device)
+
+    def draw(self, seed: int) -> None:
+        """The order and the noise of an epoch."""
+        self.generator.manual_seed(seed)
+        torch.randperm(len(self._order), generator=self.generator, out=self._order)
+        torch.randn(self._noise.shape, generator=self.generator, out=self._noise)
+
+    def __call__(
+        self, rows: slice | Tensor, lr: float | Tensor, kl_weight: float | Tensor
+    ) -> Tensor:
+        """Trains on these rows; the (2,) sums of their recon and KL in nats before the step."""
+        vae = self._vae
+        x = pixels(self._images[self._order[rows]])  # (batch, C, H, W)
+        if vae.likelihood.binarizes:
+            x = binarize(x, self.generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._half):
+            mu, log_var = vae.encode(x)
+            out = vae.decode(reparameterize(mu, log_var, self._noise[rows]))
+            recon = vae.likelihood.nll(out, x).sum()
+            kl = kl_per_dim(mu, log_var).sum()
+        ((recon + kl_weight * kl) / len(x)).backward()
+        self._optimizer.step(lr)
+        return torch.stack([recon.detach(), kl.detach()])
 
 
 class Training:
@@ -50,6 +86,9 @@ class Training:
         shape = (train.shape[1], train.shape[2], train.shape[3])
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
         self.optimizer = Optimizer(self.vae.parameters(), config)
+        self.lr = 0.0  # of the last step
+        self._step = Step(self.vae, self.optimizer, train, config["precision"] == "bf16")
+        self._graphs = self._graphed()
         self.records: list[dict[str, Any]] = []
         self.best_epoch = 0  # 0: none yet
         self.best_weights: dict[str, Tensor] = {}
@@ -95,7 +134,7 @@ class Training:
             "train_nelbo_nats": recon + kl,
             "train_recon_nats": recon,
             "train_kl_nats": kl,
-            "lr": self.optimizer.lr,
+            "lr": self.lr,
             "active_units": measured.active_units,
             "kl_per_dim": [round(v, 4) for v in measured.kl_per_dim.tolist()],
             "mu_std": measured.mu_std,
@@ -116,35 +155,31 @@ class Training:
 
     def _train_epoch(self, epoch: int) -> Tensor:
         """One pass over the training images; the (2,) sums of recon and KL in nats, float64."""
-        vae, batch_size = self.vae.train(), self.config["batch_size"]
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
-        count = len(self._train)
-        order = torch.randperm(count, generator=generator).to(self.device)
-        noise = torch.randn(count, vae.latent_dim, generator=generator).to(self.device)
-        steps = math.ceil(count / batch_size)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for step in range(steps):
-            batch = slice(step * batch_size, (step + 1) * batch_size)
-            x = pixels(self._train[order[batch]])  # (batch, C, H, W)
-            if vae.likelihood.binarizes:
-                x = binarize(x, generator)
-            sums += self._step(x, noise[batch], (epoch - 1) * steps + step, steps)
-        vae.likelihood.end_epoch()
+        self.vae.train()
+        self._step.draw(derive_seed(self.seed, "epoch", epoch))
+        batch = self.config["batch_size"]
+        steps = math.ceil(len(self._train) / batch)
+        first, total = (epoch - 1) * steps, steps * self.epochs
+        peak = self.config["lr"] * self.plateau.factor
+        lrs = [peak * lr_factor(self.config, first + n, total) for n in range(steps)]
+        weights = [kl_weight(self.config, first + n, total, steps) for n in range(steps)]
+        if self._graphs:
+            sums = self._graphs.run(lrs, weights)
+        else:
+            sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+            for n, (lr, weight) in enumerate(zip(lrs, weights, strict=True)):
+                sums += self._step(slice(n * batch, (n + 1) * batch), lr, weight)
+        self.vae.likelihood.end_epoch()
+        self.lr = lrs[-1]
         return sums
 
-    def _step(self, x: Tensor, eps: Tensor, step: int, steps_an_epoch: int) -> Tensor:
-        total = steps_an_epoch * self.epochs
-        lr = self.config["lr"] * self.plateau.factor * lr_factor(self.config, step, total)
-        weight = kl_weight(self.config, step, total, steps_an_epoch)
-        half = self.config["precision"] == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            mu, log_var = self.vae.encode(x)
-            out = self.vae.decode(reparameterize(mu, log_var, eps))
-            recon = self.vae.likelihood.nll(out, x).sum()
-            kl = kl_per_dim(mu, log_var).sum()
-        ((recon + weight * kl) / len(x)).backward()
-        self.optimizer.step(lr)
-        return torch.stack([recon.detach(), kl.detach()])
+    def _graphed(self) -> GraphedSteps | None:
+        """The steps as CUDA graphs, where there are any and the optimizer's rule is fused."""
+        if self.device.type != "cuda" or not self.optimizer.fused:
+            return None
+        moments = (tensor for values in self.optimizer.state.values() for tensor in values)
+        state = [*self.vae.state_dict().values(), *moments]
+        return GraphedSteps(self._step, len(self._train), self.config["batch_size"], state)
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Best weights, early stopping and the plateau schedule, after the KL warm-up."""

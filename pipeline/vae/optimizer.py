@@ -17,7 +17,8 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 Tensors = list[Tensor]
-Update = Callable[[Tensors, Tensors, dict[str, Tensors], float], None]
+Rate = float | Tensor  # a tensor () on the device, for fused rules alone
+Update = Callable[[Tensors, Tensors, dict[str, Tensors], Rate], None]
 
 
 class Optimizer:
@@ -30,8 +31,8 @@ class Optimizer:
     def __init__(self, parameters: Iterable[Tensor], config: dict[str, Any]) -> None:
         """Raises KeyError for an unknown optimizer."""
         self.parameters = list(parameters)
-        self.lr = 0.0  # of the last step
         moments, fused, rule = _RULES[config["optimizer"]]
+        self.fused = fused  # only such a rule takes a rate that is on the device
         self.state: dict[str, Tensors] = {
             name: [torch.zeros_like(p) for p in self.parameters] for name in moments
         }
@@ -42,9 +43,8 @@ class Optimizer:
         self._update = rule(config)
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: Rate) -> None:
         """Moves every parameter by its gradient, and forgets the gradients."""
-        self.lr = lr
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self._update(self.parameters, gradients, self.state, lr)
         for parameter in self.parameters:
@@ -53,7 +53,7 @@ class Optimizer:
 
 def _adam(config: dict[str, Any], *, decoupled: bool) -> Update:
     def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: float
+        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
     ) -> None:
         adam(
             parameters,
@@ -78,7 +78,7 @@ def _adam(config: dict[str, Any], *, decoupled: bool) -> Update:
 
 def _adamax(config: dict[str, Any]) -> Update:
     def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: float
+        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
     ) -> None:
         adamax(
             parameters,
@@ -99,7 +99,7 @@ def _adamax(config: dict[str, Any]) -> Update:
 
 def _rmsprop(config: dict[str, Any]) -> Update:
     def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: float
+        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
     ) -> None:
         rmsprop(
             parameters,
@@ -122,7 +122,7 @@ def _rmsprop(config: dict[str, Any]) -> Update:
 
 def _sgd(config: dict[str, Any]) -> Update:
     def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: float
+        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
     ) -> None:
         sgd(
             parameters,

@@ -1,0 +1,110 @@
+"""Steps as CUDA graphs, proved without a GPU: the same training, and nothing that waits for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from trainings import config, run, same, training
+
+from pipeline.vae.checkpoint import load_training, save_training
+from pipeline.vae.fit import Step, Training
+from pipeline.vae.graph import WARM_UPS, GraphedSteps
+from pipeline.vae.model import build
+from pipeline.vae.optimizer import Optimizer
+
+# Rates and weights that float32 holds exactly, as a graph reads them in float32.
+EXACT: dict[str, Any] = {"lr": 2**-7, "beta": 0.5}
+PLAIN = ["bernoulli", "binarized", "gaussian", "laplace", "continuous_bernoulli",
+         "discretized_logistic"]  # fmt: skip
+Work = Callable[[], None]
+
+
+def replayed(step: Work, advance: Work, _: torch.Generator) -> Work:
+    """Does what a graph does: warm-ups, then the same work at every replay."""
+    for _ in range(WARM_UPS):
+        step()
+
+    def replay() -> None:
+        step()
+        advance()
+
+    return replay
+
+
+def graphed(plain: Training) -> Training:
+    """The training with the steps of a GPU."""
+    moments = (tensor for values in plain.optimizer.state.values() for tensor in values)
+    state = [*plain.vae.state_dict().values(), *moments]
+    size = plain.config["batch_size"]
+    plain._graphs = GraphedSteps(plain._step, len(plain._train), size, state, replayed)
+    return plain
+
+
+@pytest.mark.parametrize("batch_size", [64, 115, 500])  # a smaller last batch, none, one alone
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"optimizer": "adam", "schedule": "plateau", "plateau_patience": 1, "min_delta": 1e3},
+        {"optimizer": "adamw", "weight_decay": 0.01, "family": "conv_stride"},
+        {"optimizer": "sgd", "momentum": 0.5, "lr": 2**-12, "family": "conv_pool"},
+        {"likelihood": "binarized", "precision": "bf16"},
+        {"likelihood": "gaussian", "sigma": "optimal"},
+    ],
+    ids=lambda setting: next(iter(setting.values())),
+)
+def test_the_same_training_to_the_last_bit(setting: dict[str, Any], batch_size: int) -> None:
+    settings = {**EXACT, **setting, "batch_size": batch_size}
+    plain, replays = run(training(**settings)), run(graphed(training(**settings)))
+    assert replays.records == plain.records
+    assert same(replays.vae.state_dict(), plain.vae.state_dict())
+
+
+def test_a_schedule_is_followed_as_far_as_float32_goes() -> None:
+    settings = {"schedule": "cosine", "lr_warmup": 0.3, "kl_warmup": 0.2, "lr": 3e-3}
+    plain, replays = run(training(**settings)), run(graphed(training(**settings)))
+    for before, after in zip(plain.records, replays.records, strict=True):
+        assert after["lr"] == before["lr"]
+        assert after["nelbo_nats"] == pytest.approx(before["nelbo_nats"], abs=1e-4)
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings = {**EXACT, "likelihood": "binarized"}
+    whole, half = run(graphed(training(**settings))), graphed(training(**settings))
+    half.run_epoch()
+    save_training(tmp_path / "state.safetensors", half)
+    resumed = graphed(training(**settings))
+    load_training(tmp_path / "state.safetensors", resumed)
+    assert same(run(resumed).vae.state_dict(), whole.vae.state_dict())
+
+
+SETTINGS = [
+    *({"family": f, "likelihood": p} for f in ("mlp", "conv_stride", "conv_pool") for p in PLAIN),
+    *({"optimizer": o, "precision": p} for o in ("adamw", "sgd") for p in ("fp32", "bf16")),
+]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "-".join(changes.values()))
+def test_no_step_reads_a_value(changes: dict[str, Any]) -> None:
+    """Fake tensors have shapes and no values: reading one raises, as it would in a capture."""
+    setting = config(**changes)
+    vae = build((1, 8, 8), setting, 0)
+    with FakeTensorMode():
+        for module in vae.modules():
+            for name, parameter in module._parameters.items():
+                module._parameters[name] = nn.Parameter(torch.empty(parameter.shape))
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        images = torch.empty(100, 1, 8, 8, dtype=torch.uint8)
+        step = Step(
+            vae, Optimizer(vae.parameters(), setting), images, setting["precision"] == "bf16"
+        )
+        steps = GraphedSteps(step, 100, 16, [], lambda step, *_: step)
+        assert steps.run([0.1] * 7, [1.0] * 7).shape == (2,)
+        with pytest.raises(DataDependentOutputException):
+            steps._index.item()
