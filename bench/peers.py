@@ -2,29 +2,34 @@
 
     python -m bench.peers {random,optuna,ray} {plain,ours} FOLDER --seed 0
 
-FOLDER is a checkout in which `prepare fashion` has run. Every epoch of every trial appends its
-validation NELBO in nats to FOLDER/progress. `plain` is the training loop that people write
-(bench/throughput.py), `ours` the pipeline's. The search never ends by itself.
+FOLDER is a checkout in which `prepare fashion` has run; its search space and the epochs of a trial
+are read from its search_spaces/fashion.yaml, early stopping is left out. Every epoch of every trial
+appends its validation NELBO in nats to FOLDER/progress. `plain` is the training loop that people
+write (bench/throughput.py), `ours` the pipeline's. The search never ends by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import load_space
+from pipeline.config import Space, load_space
+from pipeline.hyperparameters import Choices, Domain
 from pipeline.paths import Paths
 from pipeline.seeds import derive_seed
 
-EPOCHS = 20  # of a trial, as many as the default sweep retrains with
 GRACE = 2  # epochs that ASHA leaves every trial
 Report = Callable[[float], None]
 Setting = dict[str, Any]
-HIDDEN = {"512-256": [512, 256], "512": [512]}
+
+
+def domains(space: Space) -> dict[str, Domain]:
+    return {name: domain for name, domain in space.searched.items() if name != "patience"}
 
 
 def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) -> None:
@@ -38,23 +43,23 @@ def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) 
     config = {**space.hyperparameters(setting).model_dump(), **space.model.model_dump()}
     images, validation = load_images(prepare, "train"), load_images(prepare, "validation")
     epochs = plain_epochs if loop == "plain" else our_epochs
-    for nelbo in epochs(images, validation, config, seed):
+    for nelbo in epochs(images, validation, config, seed, space.search.epochs):
         with (folder / "progress").open("a") as file:
             file.write(f"{nelbo}\n")
         report(nelbo)
 
 
-def our_epochs(images: Any, validation: Any, config: Setting, seed: int) -> Any:
+def our_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
     from pipeline.vae.fit import Training
     from pipeline.vae.process import prepare_process
 
     prepare_process()
-    training = Training(images, validation, config | {"patience": None}, seed, EPOCHS)
+    training = Training(images, validation, config | {"patience": None}, seed, count)
     while not training.finished:
         yield training.run_epoch()["nelbo_nats"]
 
 
-def plain_epochs(images: Any, validation: Any, config: Setting, seed: int) -> Any:
+def plain_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
     """The same model, schedule and validation figure, with DataLoader, ToTensor and .item()."""
     import math
 
@@ -69,11 +74,11 @@ def plain_epochs(images: Any, validation: Any, config: Setting, seed: int) -> An
 
     torch.manual_seed(seed)
     vae = build((1, 28, 28), config, seed)
-    steps = math.ceil(len(images) / config["batch_size"]) * EPOCHS
+    steps = math.ceil(len(images) / config["batch_size"]) * count
     optimizer = torch.optim.Adam(vae.parameters(), lr=config["lr"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: lr_factor(config, n, steps))
     loader = DataLoader(Images(images[:, 0]), batch_size=config["batch_size"], shuffle=True)
-    for _ in range(EPOCHS):
+    for _ in range(count):
         vae.train()
         total = 0.0
         for x in loader:
@@ -90,23 +95,19 @@ def with_optuna(folder: Path, loop: str, seed: int, sampler: str) -> None:
     """Plain Optuna: TPE or random search, no pruning, one process."""
     import optuna
 
+    from pipeline.study.propose import distribution
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     study = optuna.create_study(sampler=samplers[sampler](seed=seed))
-
-    def objective(trial: optuna.Trial) -> float:
-        setting: Setting = {
-            "lr": trial.suggest_float("lr", 8e-4, 5e-3, log=True),
-            "batch_size": trial.suggest_categorical("batch_size", [128, 256]),
-            "latent_dim": trial.suggest_int("latent_dim", 16, 48, step=8),
-            "hidden": HIDDEN[trial.suggest_categorical("hidden", list(HIDDEN))],
-            "activation": trial.suggest_categorical("activation", ["relu", "leaky_relu"]),
-        }
+    searched = domains(load_space(folder, "fashion"))
+    distributions = {name: distribution(domain) for name, domain in searched.items()}
+    while True:
+        trial = study.ask(distributions)
+        setting = {name: _decoded(searched[name], value) for name, value in trial.params.items()}
         values: list[float] = []
         train(folder, loop, setting, derive_seed(seed, trial.number), values.append)
-        return min(values)
-
-    study.optimize(objective)
+        study.tell(trial, min(values))
 
 
 def with_ray(folder: Path, loop: str, seed: int) -> None:
@@ -115,21 +116,18 @@ def with_ray(folder: Path, loop: str, seed: int) -> None:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
+    space = load_space(folder, "fashion")
+    searched = domains(space)
+
     def trainable(drawn: Setting) -> None:
-        setting = drawn | {"hidden": HIDDEN[drawn["hidden"]]}
+        setting = {name: _decoded(searched[name], value) for name, value in drawn.items()}
         train(folder, loop, setting, seed, lambda nelbo: tune.report({"nelbo_nats": nelbo}))
 
     ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
-    scheduler = ASHAScheduler(max_t=EPOCHS, grace_period=GRACE)
+    scheduler = ASHAScheduler(max_t=space.search.epochs, grace_period=GRACE)
     tune.Tuner(
         trainable,
-        param_space={
-            "lr": tune.loguniform(8e-4, 5e-3),
-            "batch_size": tune.choice([128, 256]),
-            "latent_dim": tune.choice([16, 24, 32, 40, 48]),
-            "hidden": tune.choice(list(HIDDEN)),
-            "activation": tune.choice(["relu", "leaky_relu"]),
-        },
+        param_space={name: _ray_domain(domain) for name, domain in searched.items()},
         tune_config=tune.TuneConfig(
             metric="nelbo_nats",
             mode="min",
@@ -141,6 +139,21 @@ def with_ray(folder: Path, loop: str, seed: int) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
     ).fit()
+
+
+def _ray_domain(domain: Domain) -> Any:
+    from ray import tune
+
+    if isinstance(domain, Choices):
+        return tune.choice([json.dumps(choice) for choice in domain.choices])
+    if domain.step is not None or domain.integer:
+        return tune.choice(domain.grid())
+    return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
+
+
+def _decoded(domain: Domain, value: Any) -> Any:
+    """Both libraries hold choices by their JSON text."""
+    return json.loads(value) if isinstance(domain, Choices) else value
 
 
 def main() -> None:

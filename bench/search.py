@@ -1,13 +1,15 @@
 """Core-seconds until a search has found a model: the default sweep, Optuna, random, Ray with ASHA.
 
-    python -m bench.search [--images 10000] [--targets 260 257 255] [--seeds 1] [--limit 1200]
+    python -m bench.search [--images 60000] [--targets 250 243 240 239] [--seeds 3] [--limit 1200]
+                           [--jobs 1] [--blind]
 
-All search the default space on Fashion-MNIST (its first `--images` training images, or 60000).
-A target is a validation NELBO in nats. Counted are the core-seconds of all processes of a search,
-imports and servers included, until an epoch of any of its trials has reached the target; a search
-that needs more than `--limit` is ended. Ours runs `python -m pipeline search` and `retrain`; the
-others run with the loop that people write and once more with our training. bench/requirements.txt
-has Ray.
+All search the default space on the first `--images` training images of Fashion-MNIST, one trial at
+a time. A target is a validation NELBO in nats. Counted are the core-seconds of all processes of a
+search, imports and servers included, until an epoch of any of its trials has reached the target; a
+search that needs more than `--limit` is ended. Ours runs `python -m pipeline search` and `retrain`;
+the others run with the loop that people write and once more with our training. `--blind` moves the
+ranges and shuffles the choices of the space by the seed, for all, so that its centre is no better
+than a guess. `--jobs` searches run at the same time. bench/requirements.txt has Ray.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -33,7 +38,10 @@ from pipeline.study.ledger import Ledger, storage_url
 
 ROOT = Path(__file__).parent.parent
 LOOK_SECONDS = 0.5
-OURS = "this project"
+OURS: dict[str, dict[str, Any]] = {  # with what set in its space
+    "this project": {},
+    "this project, bf16": {"precision": "bf16"},
+}
 PEERS = {
     f"{label}, {told}": (search, loop)
     for loop, told in (("plain", "plain loop"), ("ours", "our training"))
@@ -43,44 +51,67 @@ PEERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--targets", type=float, nargs="+", default=[260.0, 257.0, 255.0])
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--targets", type=float, nargs="+", default=[250.0, 243.0, 240.0, 239.0])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=1200.0, help="core-seconds of a search")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at the same time")
+    parser.add_argument("--blind", action="store_true")
     options = parser.parse_args()
-    spent: dict[str, list[list[float]]] = {name: [] for name in (OURS, *PEERS)}
-    for seed in range(options.seeds):
-        for name, runs in spent.items():
-            runs.append(search(name, seed, options.images, options.targets, options.limit))
-            print(f"seed {seed}, {name}: {runs[-1]}", file=sys.stderr)
-    print(table([row(name, runs, options.targets) for name, runs in spent.items()]))
+    names = [*OURS, *PEERS]
+    cases = [(name, seed) for seed in range(options.seeds) for name in names]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        spent = dict(zip(cases, pool.map(lambda case: search(*case, options), cases), strict=True))
+    rows = []
+    for name in names:
+        runs = [spent[name, seed] for seed in range(options.seeds)]
+        rows.append(row(name, runs, options.targets))
+    print(table(rows))
     print(f"Medians of {options.seeds} seeds. {hardware()}")
 
 
-def search(name: str, seed: int, images: int, targets: list[float], limit: float) -> list[float]:
+def search(name: str, seed: int, options: argparse.Namespace) -> list[float]:
     """Core-seconds to each target; infinite for those not reached."""
+    targets, limit = options.targets, options.limit
     with tempfile.TemporaryDirectory() as temporary:
-        folder = checkout(Path(temporary), images, seed)
-        if name == OURS:
+        folder = checkout(Path(temporary), options, seed, OURS.get(name, {}))
+        if name in OURS:
             stages = "for stage in search retrain; do python -m pipeline $stage fashion; done"
-            return followed(["sh", "-c", stages], folder, ledger_best(folder), targets, limit)
-        peer, loop = PEERS[name]
-        command = ["python", "-m", "bench.peers", peer, loop, str(folder), "--seed", str(seed)]
-        return followed(command, folder, progress_best(folder), targets, limit)
+            seconds = followed(["sh", "-c", stages], folder, ledger_best(folder), targets, limit)
+        else:
+            peer, loop = PEERS[name]
+            command = ["python", "-m", "bench.peers", peer, loop, str(folder), "--seed", str(seed)]
+            seconds = followed(command, folder, progress_best(folder), targets, limit)
+    print(f"seed {seed}, {name}: {seconds}", file=sys.stderr, flush=True)
+    return seconds
 
 
-def checkout(folder: Path, images: int, seed: int) -> Path:
-    """The default space on so many images, prepared."""
+def checkout(folder: Path, options: argparse.Namespace, seed: int, fixed: dict[str, Any]) -> Path:
+    """The default space on so many images, prepared; `fixed` are hyperparameters set in it."""
     (folder / "search_spaces").mkdir()
     space = yaml.safe_load((ROOT / "search_spaces" / "fashion.yaml").read_text())
-    space["data"]["limit"] = images
+    space["data"]["limit"] = options.images
     space["search"]["seed"] = seed
+    if options.blind:
+        move(space["parameters"], random.Random(seed))
+    space["parameters"] |= fixed
     (folder / "search_spaces" / "fashion.yaml").write_text(yaml.safe_dump(space))
     mirror = load_machine(ROOT).data_mirror or ROOT / "runs" / "state" / "downloads"
-    (folder / "machine.yaml").write_text(f"{{tracking: none, data_mirror: '{mirror}'}}\n")
+    machine = f"{{workers: 1, tracking: none, data_mirror: '{mirror}'}}\n"  # peers train one, too
+    (folder / "machine.yaml").write_text(machine)
     command = [sys.executable, "-m", "pipeline", "prepare", "fashion"]
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
     return folder
+
+
+def move(parameters: dict[str, Any], draws: random.Random) -> None:
+    """Draws the order of all choices and moves log ranges by up to a factor of 3."""
+    for domain in parameters.values():
+        if isinstance(domain, dict) and "choices" in domain:
+            draws.shuffle(domain["choices"])
+        elif isinstance(domain, dict) and domain.get("log"):
+            factor = 3 ** draws.uniform(-1, 1)
+            domain["low"], domain["high"] = domain["low"] * factor, domain["high"] * factor
 
 
 def followed(
