@@ -60,6 +60,12 @@ class Hyperparameters(Section):
         3, ge=1, le=1_000_000, description="plateau: epochs without improvement before a reduction"
     )
     plateau_floor: float = Field(1e-6, ge=0, description="plateau: lowest learning rate")
+    averaging: float | None = Field(
+        None,
+        ge=0,
+        description="the model is the average of the weights after all steps, step t of T weighing"
+        " (t/T) to this power (9: about the last tenth); null: the weights after the last step",
+    )
     beta: float = Field(1.0, ge=0, description="weight of the KL in the training loss")
     kl_warmup: float = Field(
         0.0, ge=0, le=1, description="share of the steps over which the KL weight rises to beta"

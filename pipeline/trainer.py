@@ -108,7 +108,7 @@ def save_run(folder: Path, training: Training) -> None:
 
     save_weights(folder / "model.safetensors", training.kept_weights())
     save_weights(folder / "first_epoch.safetensors", training.first_weights)
-    save_weights(folder / "last_epoch.safetensors", training.vae.state_dict())
+    save_weights(folder / "last_epoch.safetensors", training.model.state_dict())
 
 
 def resolve_device(name: str, slot: int = 0) -> str:

@@ -48,6 +48,9 @@ def save_training(path: Path, training: Training) -> None:
     The best weights are left out while they are the current ones.
     """
     tensors = {f"model.{name}": tensor for name, tensor in training.vae.state_dict().items()}
+    if training.average:
+        average = training.average.vae.state_dict()
+        tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     tensors |= {f"first.{name}": tensor for name, tensor in training.first_weights.items()}
     if training.best_epoch != len(training.records):
         tensors |= {f"best.{name}": tensor for name, tensor in training.best_weights.items()}
@@ -69,13 +72,15 @@ def load_training(path: Path, training: Training) -> None:
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise Unreadable(f"{path}: {error}") from None
     training.vae.load_state_dict(_under(tensors, "model."))
+    if training.average:
+        training.average.vae.load_state_dict(_under(tensors, "average."))
     training.first_weights = _under(tensors, "first.")
     training.records[:] = progress["records"]
     training.restore_early_stopping(progress["early_stopping"])
     training.plateau.restore(progress["plateau"])
     best = _under(tensors, "best.")
     if not best and training.best_epoch:
-        best = _under(tensors, "model.")
+        best = _under(tensors, "average." if training.average else "model.")
     training.best_weights = best
     for name, values in training.optimizer.state.items():
         for index, value in enumerate(values):  # in place: strides stay those of the parameters

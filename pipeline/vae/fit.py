@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.seeds import derive_seed
-from pipeline.vae.graph import GraphedSteps
+from pipeline.vae.average import STRIDE, WeightAverage
 from pipeline.vae.measure import binarize, elbo, pixels
 from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
+from pipeline.vae.steps import EagerSteps, GraphedSteps, Steps
 
 VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
 
@@ -87,8 +88,9 @@ class Training:
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
         self.optimizer = Optimizer(self.vae.parameters(), config)
         self.lr = 0.0  # of the last step
-        self._step = Step(self.vae, self.optimizer, train, config["precision"] == "bf16")
-        self._graphs = self._graphed()
+        self.steps = self._new_steps()
+        exponent = config["averaging"]
+        self.average = None if exponent is None else WeightAverage(self.vae, exponent)
         self.records: list[dict[str, Any]] = []
         self.best_epoch = 0  # 0: none yet
         self.best_weights: dict[str, Tensor] = {}
@@ -96,6 +98,11 @@ class Training:
         self.first_weights: dict[str, Tensor] = {}
         self._best_value = math.inf
         self._waited = 0
+
+    @property
+    def model(self) -> VAE:
+        """What is measured and kept: the average of the weights, if there is one."""
+        return self.average.vae if self.average else self.vae
 
     @property
     def first_epoch_that_counts(self) -> int:
@@ -118,7 +125,9 @@ class Training:
 
     def kept_weights(self) -> dict[str, Tensor]:
         """The weights after `kept_epoch`."""
-        return self.vae.state_dict() if self.kept_epoch == len(self.records) else self.best_weights
+        if self.kept_epoch == len(self.records):
+            return self.model.state_dict()
+        return self.best_weights
 
     def run_epoch(self) -> dict[str, Any]:
         """Trains one epoch, measures, and returns its record. Raises Diverged."""
@@ -127,7 +136,7 @@ class Training:
         recon, kl = (sums / len(self._train)).tolist()  # the only wait for the device in an epoch
         if not math.isfinite(recon + kl):
             raise Diverged(f"the training loss is not finite in epoch {epoch}")
-        measured = elbo(self.vae, self._validation, VALIDATION_SEED)
+        measured = elbo(self.model, self._validation, VALIDATION_SEED)
         record = {
             "epoch": epoch,
             **measured.summary(),
@@ -156,36 +165,38 @@ class Training:
     def _train_epoch(self, epoch: int) -> Tensor:
         """One pass over the training images; the (2,) sums of recon and KL in nats, float64."""
         self.vae.train()
-        self._step.draw(derive_seed(self.seed, "epoch", epoch))
         batch = self.config["batch_size"]
         steps = math.ceil(len(self._train) / batch)
         first, total = (epoch - 1) * steps, steps * self.epochs
         peak = self.config["lr"] * self.plateau.factor
         lrs = [peak * lr_factor(self.config, first + n, total) for n in range(steps)]
         weights = [kl_weight(self.config, first + n, total, steps) for n in range(steps)]
-        if self._graphs:
-            sums = self._graphs.run(lrs, weights)
-        else:
-            sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-            for n, (lr, weight) in enumerate(zip(lrs, weights, strict=True)):
-                sums += self._step(slice(n * batch, (n + 1) * batch), lr, weight)
+        self.steps.begin(derive_seed(self.seed, "epoch", epoch), lrs, weights)
+        for n in range(steps):
+            self.steps.take(n)
+            if self.average and ((n + 1) % STRIDE == 0 or n + 1 == steps):
+                self.average.update((epoch - 1) * math.ceil(steps / STRIDE) + n // STRIDE + 1)
         self.vae.likelihood.end_epoch()
+        if self.average:
+            self.average.end_epoch()
         self.lr = lrs[-1]
-        return sums
+        return self.steps.sums
 
-    def _graphed(self) -> GraphedSteps | None:
-        """The steps as CUDA graphs, where there are any and the optimizer's rule is fused."""
+    def _new_steps(self) -> Steps:
+        """CUDA graphs where there are any and the optimizer's rule is fused."""
+        step = Step(self.vae, self.optimizer, self._train, self.config["precision"] == "bf16")
+        batch_size = self.config["batch_size"]
         if self.device.type != "cuda" or not self.optimizer.fused:
-            return None
+            return EagerSteps(step, batch_size)
         moments = (tensor for values in self.optimizer.state.values() for tensor in values)
         state = [*self.vae.state_dict().values(), *moments]
-        return GraphedSteps(self._step, len(self._train), self.config["batch_size"], state)
+        return GraphedSteps(step, len(self._train), batch_size, state)
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Best weights, early stopping and the plateau schedule, after the KL warm-up."""
         epoch = record["epoch"]
         if epoch == 1:
-            self.first_weights = _copy(self.vae.state_dict())
+            self.first_weights = _copy(self.model.state_dict())
         if epoch < self.first_epoch_that_counts:
             return
         value = record["nelbo_nats" if self.config["monitor"] == "total" else "recon_nats"]
@@ -193,7 +204,7 @@ class Training:
             self.plateau.observe(value)
         if value < self._best_value - self.config["min_delta"]:
             self._best_value, self._waited, self.best_epoch = value, 0, epoch
-            self.best_weights = _copy(self.vae.state_dict())
+            self.best_weights = _copy(self.model.state_dict())
         else:
             self._waited += 1
 

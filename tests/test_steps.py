@@ -14,9 +14,9 @@ from trainings import config, run, same, training
 
 from pipeline.vae.checkpoint import load_training, save_training
 from pipeline.vae.fit import Step, Training
-from pipeline.vae.graph import WARM_UPS, GraphedSteps
 from pipeline.vae.model import build
 from pipeline.vae.optimizer import Optimizer
+from pipeline.vae.steps import WARM_UPS, GraphedSteps
 
 # Rates and weights that float32 holds exactly, as a graph reads them in float32.
 EXACT: dict[str, Any] = {"lr": 2**-7, "beta": 0.5}
@@ -42,7 +42,7 @@ def graphed(plain: Training) -> Training:
     moments = (tensor for values in plain.optimizer.state.values() for tensor in values)
     state = [*plain.vae.state_dict().values(), *moments]
     size = plain.config["batch_size"]
-    plain._graphs = GraphedSteps(plain._step, len(plain._train), size, state, replayed)
+    plain.steps = GraphedSteps(plain.steps._step, len(plain._train), size, state, replayed)
     return plain
 
 
@@ -105,6 +105,8 @@ def test_no_step_reads_a_value(changes: dict[str, Any]) -> None:
             vae, Optimizer(vae.parameters(), setting), images, setting["precision"] == "bf16"
         )
         steps = GraphedSteps(step, 100, 16, [], lambda step, *_: step)
-        assert steps.run([0.1] * 7, [1.0] * 7).shape == (2,)
+        steps.begin(0, [0.1] * 7, [1.0] * 7)
+        for number in range(7):
+            steps.take(number)
         with pytest.raises(DataDependentOutputException):
             steps._index.item()

@@ -1,8 +1,8 @@
-"""A training's steps as CUDA graphs: one launch a step, and nothing read back within an epoch.
+"""A training's steps, one by one or as CUDA graphs: one launch a step, nothing read in an epoch.
 
-A step of a small VAE is some sixty kernels of microseconds; launched one by one they leave the GPU
-waiting for Python. What differs from step to step (rows, learning rate, KL weight) is read on the
-device by a counter that the graph itself raises, so that every replay is the next step.
+On a GPU a step of a small VAE is some sixty kernels of microseconds; launched one by one they
+leave the GPU waiting for Python. What differs from step to step (rows, learning rate, KL weight) is
+read on the device by a counter that the graph itself raises: every replay is the next step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,41 @@ class Step(Protocol):
 
     generator: torch.Generator
 
-    def __call__(self, rows: Tensor, lr: Tensor, kl_weight: Tensor) -> Tensor: ...
+    def draw(self, seed: int) -> None: ...
+
+    def __call__(
+        self, rows: slice | Tensor, lr: float | Tensor, kl_weight: float | Tensor
+    ) -> Tensor: ...
+
+
+class Steps(Protocol):
+    """The steps of an epoch."""
+
+    sums: Tensor  # (2,) recon and KL in nats of all images so far
+
+    def begin(self, seed: int, lrs: Sequence[float], kl_weights: Sequence[float]) -> None:
+        """Draws order and noise of an epoch, whose steps have these rates and weights."""
+
+    def take(self, number: int) -> None:
+        """The next step of the epoch, number 0, 1, ..."""
+
+
+class EagerSteps:
+    """Steps that Python launches operation by operation."""
+
+    def __init__(self, step: Step, batch_size: int):
+        self._step, self._batch_size = step, batch_size
+        self._schedule: list[tuple[float, float]] = []
+        self.sums = torch.zeros(2, dtype=torch.float64, device=step.generator.device)
+
+    def begin(self, seed: int, lrs: Sequence[float], kl_weights: Sequence[float]) -> None:
+        self._step.draw(seed)
+        self._schedule = list(zip(lrs, kl_weights, strict=True))
+        self.sums.zero_()
+
+    def take(self, number: int) -> None:
+        rows = slice(number * self._batch_size, (number + 1) * self._batch_size)
+        self.sums += self._step(rows, *self._schedule[number])
 
 
 def capture(step: Work, advance: Work, generator: torch.Generator) -> Work:
@@ -45,7 +79,7 @@ def capture(step: Work, advance: Work, generator: torch.Generator) -> Work:
 
 
 class GraphedSteps:
-    """All steps of an epoch: a graph for the full batches and one for a smaller last one."""
+    """Steps that are replayed: a graph for the full batches and one for a smaller last one."""
 
     def __init__(
         self,
@@ -65,21 +99,21 @@ class GraphedSteps:
         self._index = torch.zeros((), dtype=torch.int64, device=device)
         self._lrs = torch.zeros(steps, device=device)
         self._kl_weights = torch.zeros(steps, device=device)
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self._replays: dict[int, Work] = {}
 
-    def run(self, lrs: Sequence[float], kl_weights: Sequence[float]) -> Tensor:
-        """The steps with these rates and weights; the (2,) sums of recon and KL in nats."""
-        for size in dict.fromkeys(self._sizes):
-            if size not in self._replays:
-                self._replays[size] = self._captured(size)
+    def begin(self, seed: int, lrs: Sequence[float], kl_weights: Sequence[float]) -> None:
+        self._step.draw(seed)
+        if not self._replays:
+            self._replays = {size: self._captured(size) for size in dict.fromkeys(self._sizes)}
+            self._step.draw(seed)  # again: warm-ups have drawn, too
         self._index.zero_()
-        self._sums.zero_()
+        self.sums.zero_()
         self._lrs.copy_(torch.tensor(lrs))
         self._kl_weights.copy_(torch.tensor(kl_weights))
-        for size in self._sizes:
-            self._replays[size]()
-        return self._sums
+
+    def take(self, number: int) -> None:
+        self._replays[self._sizes[number]]()
 
     def _captured(self, size: int) -> Work:
         rows = torch.arange(size, device=self._index.device)
@@ -88,17 +122,15 @@ class GraphedSteps:
             at = self._index.view(1)
             lr = self._lrs.index_select(0, at).view(())
             kl_weight = self._kl_weights.index_select(0, at).view(())
-            self._sums += self._step(self._index * self._batch_size + rows, lr, kl_weight)
+            self.sums += self._step(self._index * self._batch_size + rows, lr, kl_weight)
 
         def advance() -> None:
             self._index += 1
 
-        generator = self._step.generator
-        drawn, before = generator.get_state(), [tensor.clone() for tensor in self._state]
+        before = [tensor.clone() for tensor in self._state]
         self._index.zero_()  # warm-ups train on the first rows: what they do is undone
-        replay = self._capture(step, advance, generator)
+        replay = self._capture(step, advance, self._step.generator)
         with torch.no_grad():
             for tensor, value in zip(self._state, before, strict=True):
                 tensor.copy_(value)
-        generator.set_state(drawn)
         return replay
