@@ -2,17 +2,18 @@
 
     python -m pipeline prepare fashion && python -m bench.curves
 
-writes bench/curves.csv: 60 random settings of search_spaces/fashion.yaml, 6 epochs each on 10 000
-training images, the validation NELBO measured on 2 000. It takes about 6 core-minutes.
+writes bench/curves.csv: 60 random settings of search_spaces/fashion.yaml, 8 epochs each on all
+training images in bf16 (whose NELBO agrees with fp32 within 0.02 nats), as many at once as there
+are cores. It takes about 25 core-minutes where the processor has bf16.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
-import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +26,7 @@ from pipeline.study.tables import cell
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "bench" / "curves.csv"
-SETTINGS, EPOCHS, IMAGES, VALIDATION_IMAGES = 60, 6, 10_000, 2_000
+SETTINGS, EPOCHS = 60, 8
 
 
 def draws(space: Space, count: int) -> list[dict[str, Value]]:
@@ -35,42 +36,40 @@ def draws(space: Space, count: int) -> list[dict[str, Value]]:
     return [proposer.propose(number) for number in range(count)]
 
 
-def train(space: Space, chosen: dict[str, Value], number: int) -> list[float]:
-    """The validation NELBO in nats after every epoch."""
+def train(number: int) -> list[float]:
+    """The validation NELBO in nats of a setting after every epoch."""
     from pipeline.vae.data import load_images
     from pipeline.vae.fit import Training
+    from pipeline.vae.process import prepare_process
 
+    prepare_process()
+    space = load_space(ROOT, "fashion")
     prepare = Paths(ROOT, space.name).prepare
-    config: dict[str, Any] = {
-        **space.hyperparameters(chosen).model_dump(),
-        **space.model.model_dump(),
-    }
+    chosen = draws(space, SETTINGS)[number] | {"precision": "bf16", "patience": None}
     training = Training(
-        load_images(prepare, "train")[:IMAGES],
-        load_images(prepare, "validation")[:VALIDATION_IMAGES],
-        config,
+        load_images(prepare, "train"),
+        load_images(prepare, "validation"),
+        {**space.hyperparameters(chosen).model_dump(), **space.model.model_dump()},
         derive_seed("bench.curves", number),
         EPOCHS,
     )
     while not training.finished:
         training.run_epoch()
-    return [record["nelbo_nats"] for record in training.records]
+    values = [record["nelbo_nats"] for record in training.records]
+    print(f"{number + 1}/{SETTINGS}: {values[-1]:.2f} nats", file=sys.stderr, flush=True)
+    return values
 
 
 def main() -> None:
-    import torch
-
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    torch.set_num_threads(1)
     space = load_space(ROOT, "fashion")
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        curves = list(pool.map(train, range(SETTINGS)))
     rows = []
-    for number, chosen in enumerate(draws(space, SETTINGS)):
-        values = train(space, chosen, number)
+    for number, (chosen, values) in enumerate(zip(draws(space, SETTINGS), curves, strict=True)):
         setting = {name: cell(value) for name, value in chosen.items()}
         for epoch, value in enumerate(values, 1):
             rows.append({"setting": number, **setting, "epoch": epoch, "nelbo_nats": value})
-        print(f"{number + 1}/{SETTINGS}: {values[-1]:.2f} nats,"
-              f" {time.process_time():.0f} core-seconds so far", file=sys.stderr)  # fmt: skip
     with atomic_path(TABLE) as path:
         pd.DataFrame(rows).round({"nelbo_nats": 4}).to_csv(path, index=False)
 

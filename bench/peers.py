@@ -2,10 +2,11 @@
 
     python -m bench.peers {random,optuna,ray} {plain,ours} FOLDER --seed 0
 
-FOLDER is a checkout in which `prepare fashion` has run; its search space and the epochs of a trial
-are read from its search_spaces/fashion.yaml, early stopping is left out. Every epoch of every trial
-appends its validation NELBO in nats to FOLDER/progress. `plain` is the training loop that people
-write (bench/throughput.py), `ours` the pipeline's. The search never ends by itself.
+FOLDER is a checkout in which `prepare fashion` has run; the search space and the epochs of a trial,
+those of `retrain`, are read from its search_spaces/fashion.yaml. Early stopping is left out, and so
+is the averaging of weights by `plain`, the training loop that people write (bench/throughput.py);
+`ours` is the pipeline's. Every epoch of every trial appends its validation NELBO in nats to
+FOLDER/progress. The search never ends by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) 
     config = {**space.hyperparameters(setting).model_dump(), **space.model.model_dump()}
     images, validation = load_images(prepare, "train"), load_images(prepare, "validation")
     epochs = plain_epochs if loop == "plain" else our_epochs
-    for nelbo in epochs(images, validation, config, seed, space.search.epochs):
+    for nelbo in epochs(images, validation, config, seed, space.retrain.epochs):
         with (folder / "progress").open("a") as file:
             file.write(f"{nelbo}\n")
         report(nelbo)
@@ -124,7 +125,7 @@ def with_ray(folder: Path, loop: str, seed: int) -> None:
         train(folder, loop, setting, seed, lambda nelbo: tune.report({"nelbo_nats": nelbo}))
 
     ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
-    scheduler = ASHAScheduler(max_t=space.search.epochs, grace_period=GRACE)
+    scheduler = ASHAScheduler(max_t=space.retrain.epochs, grace_period=GRACE)
     tune.Tuner(
         trainable,
         param_space={name: _ray_domain(domain) for name, domain in searched.items()},

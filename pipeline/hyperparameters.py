@@ -60,6 +60,9 @@ class Hyperparameters(Section):
         3, ge=1, le=1_000_000, description="plateau: epochs without improvement before a reduction"
     )
     plateau_floor: float = Field(1e-6, ge=0, description="plateau: lowest learning rate")
+    max_grad_norm: float | None = Field(
+        None, gt=0, description="the gradient is scaled down to this norm (nats); null: never"
+    )
     averaging: float | None = Field(
         None,
         ge=0,

@@ -46,7 +46,12 @@ def set_gradients(parameters: list[Tensor], step: int) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_step_is_torchs_to_the_last_bit(name: str, momentum: float, decay: float) -> None:
     ours, theirs = weights(), weights()
-    setting = {"optimizer": name, "weight_decay": decay, "momentum": momentum}
+    setting = {
+        "optimizer": name,
+        "weight_decay": decay,
+        "momentum": momentum,
+        "max_grad_norm": None,
+    }
     optimizer, reference = Optimizer(ours, setting), CLASSES[name](theirs, decay, momentum)
     for step, lr in enumerate(RATES):
         set_gradients(ours, step)
@@ -58,12 +63,25 @@ def test_every_step_is_torchs_to_the_last_bit(name: str, momentum: float, decay:
     assert all(parameter.grad is None for parameter in ours)
 
 
+@pytest.mark.parametrize("largest", [0.5, 1e6])
+def test_a_gradient_is_scaled_down_to_its_largest_norm(largest: float) -> None:
+    ours = weights()
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in ours])
+    setting = {"optimizer": "sgd", "weight_decay": 0, "momentum": 0, "max_grad_norm": largest}
+    set_gradients(ours, 0)
+    gradient = torch.cat([p.grad.flatten().clone() for p in ours if p.grad is not None])
+    Optimizer(ours, setting).step(1.0)
+    moved = before - torch.cat([parameter.detach().flatten() for parameter in ours])
+    wanted = gradient * min(1.0, largest / gradient.norm())
+    torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_training_does_not_import_the_compiler() -> None:
     """It would cost every worker 4 core-seconds."""
     code = (
         "import sys, trainings\n"
         "for name in ('adam', 'adamax', 'rmsprop', 'sgd'):\n"
-        "    trainings.training(optimizer=name, epochs=1).run_epoch()\n"
+        "    trainings.training(optimizer=name, epochs=1, max_grad_norm=1.0).run_epoch()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd="tests", capture_output=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.adam import adam
 from torch.optim.adamax import adamax
 from torch.optim.rmsprop import rmsprop
@@ -24,13 +25,15 @@ Update = Callable[[Tensors, Tensors, dict[str, Tensors], Rate], None]
 class Optimizer:
     """The optimizer of a configuration: adam, adamw, adamax, rmsprop or sgd.
 
-    Reads `optimizer`, `weight_decay` and `momentum` (sgd, rmsprop); everything else has torch's
-    defaults. `state` maps the name of a moment to one tensor a parameter, in the parameters' order.
+    Reads `optimizer`, `weight_decay`, `max_grad_norm` and `momentum` (sgd, rmsprop); everything
+    else has torch's defaults. `state` maps the name of a moment to one tensor a parameter, in the
+    parameters' order.
     """
 
     def __init__(self, parameters: Iterable[Tensor], config: dict[str, Any]) -> None:
         """Raises KeyError for an unknown optimizer."""
         self.parameters = list(parameters)
+        self._max_norm: float | None = config["max_grad_norm"]
         moments, fused, rule = _RULES[config["optimizer"]]
         self.fused = fused  # only such a rule takes a rate that is on the device
         self.state: dict[str, Tensors] = {
@@ -44,7 +47,9 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr: Rate) -> None:
-        """Moves every parameter by its gradient, and forgets the gradients."""
+        """Moves every parameter by its gradient, clipped if so configured, and forgets it."""
+        if self._max_norm is not None:
+            clip_grad_norm_(self.parameters, self._max_norm, foreach=True)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self._update(self.parameters, gradients, self.state, lr)
         for parameter in self.parameters:
