@@ -28,14 +28,17 @@ from pipeline.study.propose import Proposer
 from pipeline.study.prune import Curve, should_prune
 
 SEEDS = 20
-BUDGET = 144  # epochs, of 24 whole trials
-LEVELS = (36, 72, 144)
 TRIALS = 24
+BUDGET = TRIALS * EPOCHS
+LEVELS = (BUDGET // 4, BUDGET // 2, BUDGET)
+PARALLELISM = 2  # the default space's
 PRUNERS = {"none": style.BLUE, "median": style.ORANGE, "successive_halving": style.GREEN}
 Arm = tuple[str, str, int]  # sampler, pruner, parallelism
 Steps = list[tuple[int, float]]  # after every trial: epochs spent, lowest full-budget NELBO so far
-ARMS: list[Arm] = [(sampler, pruner, 4) for sampler in ("tpe", "random") for pruner in PRUNERS]
-ARMS.append(("tpe", "median", 1))  # what deciding from trials ≤ n - 4 costs
+ARMS: list[Arm] = [(s, pruner, PARALLELISM) for s in ("tpe", "random") for pruner in PRUNERS]
+ARMS += [
+    ("tpe", "successive_halving", n) for n in (1, 4)
+]  # what deciding from trials ≤ n - p costs
 
 
 class Recorded:
@@ -146,7 +149,7 @@ def draw(
         panels = drawing.subplots(1, 2, sharey=True)
         for axes, sampler in zip(panels, ("tpe", "random"), strict=True):
             for pruner, ink in PRUNERS.items():
-                runs = results[sampler, pruner, 4]
+                runs = results[sampler, pruner, PARALLELISM]
                 gaps = np.array([[after(steps, n) for n in epochs] for steps in runs]) - lowest
                 low, middle, high = np.quantile(gaps, [0.25, 0.5, 0.75], axis=0)
                 axes.fill_between(epochs, low, high, color=ink, alpha=0.15, linewidth=0)
