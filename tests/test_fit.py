@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributions
 from trainings import TRAIN, VALIDATION, digits, run, same, training
 
-from pipeline.vae import fit
+from pipeline.vae import fit, steps
 from pipeline.vae.fit import VALIDATION_SEED, Diverged, Training
 from pipeline.vae.measure import elbo, mean_image_nelbo, pixels
 from pipeline.vae.schedule import kl_weight
@@ -26,7 +26,7 @@ class Spy:
     def __init__(self, training: Training, monkeypatch: pytest.MonkeyPatch):
         self.batches: list[Tensor] = []
         self.noise: list[Tensor] = []
-        encode, sample = training.vae.encode, fit.reparameterize
+        encode, sample = training.vae.encode, steps.reparameterize
 
         def spied_encode(x: Tensor) -> tuple[Tensor, Tensor]:
             if training.vae.training:
@@ -38,7 +38,7 @@ class Spy:
             return sample(mu, log_var, eps)
 
         monkeypatch.setattr(training.vae, "encode", spied_encode)
-        monkeypatch.setattr(fit, "reparameterize", spied_sample)
+        monkeypatch.setattr(steps, "reparameterize", spied_sample)
 
 
 def script(monkeypatch: pytest.MonkeyPatch, values: list[float], recon: list[float] | None = None):

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from trainings import config, run, same, training
 
 from pipeline.vae.checkpoint import load_training, save_training
-from pipeline.vae.fit import Step, Training
+from pipeline.vae.fit import Training
 from pipeline.vae.model import build
 from pipeline.vae.optimizer import Optimizer
-from pipeline.vae.steps import WARM_UPS, GraphedSteps
+from pipeline.vae.steps import WARM_UPS, GraphedSteps, Step
 
 # Rates and weights that float32 holds exactly, as a graph reads them in float32.
 EXACT: dict[str, Any] = {"lr": 2**-7, "beta": 0.5}

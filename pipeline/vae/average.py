@@ -22,12 +22,11 @@ class WeightAverage:
     def __init__(self, vae: VAE, exponent: float):
         self.vae = copy.deepcopy(vae)
         self._exponent = exponent
-        pairs = zip(self.vae.state_dict().items(), vae.state_dict().values(), strict=True)
-        own = [(mean, value) for (name, mean), value in pairs if _averaged(name, value)]
-        self._means, self._values = [mean for mean, _ in own], [value for _, value in own]
-        pairs = zip(self.vae.state_dict().items(), vae.state_dict().values(), strict=True)
-        self._copied = [(mine, theirs) for (name, mine), theirs in pairs
-                        if not _averaged(name, theirs)]  # fmt: skip
+        mine, theirs = self.vae.state_dict(), vae.state_dict()
+        averaged = [name for name, value in theirs.items() if _averaged(name, value)]
+        self._means = [mine[name] for name in averaged]
+        self._values = [theirs[name] for name in averaged]
+        self._copied = [(mine[name], theirs[name]) for name in theirs.keys() - set(averaged)]
 
     def update(self, count: int) -> None:
         """Takes the current weights in, as number `count` (from 1)."""

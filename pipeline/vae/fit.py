@@ -14,52 +14,17 @@ from torch import Tensor
 
 from pipeline.seeds import derive_seed
 from pipeline.vae.average import STRIDE, WeightAverage
-from pipeline.vae.measure import binarize, elbo, pixels
-from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
+from pipeline.vae.measure import elbo
+from pipeline.vae.model import VAE, build
 from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
-from pipeline.vae.steps import EagerSteps, GraphedSteps, Steps
+from pipeline.vae.steps import EagerSteps, GraphedSteps, Step, Steps
 
 VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
 
 
 class Diverged(Exception):
     """The loss is no longer finite."""
-
-
-class Step:
-    """A step of gradient descent on some rows of an epoch, whose order and noise it draws."""
-
-    def __init__(self, vae: VAE, optimizer: Optimizer, images: Tensor, half: bool):
-        """Images are uint8 (n, C, H, W); `half`: in bfloat16 where that is accurate enough."""
-        device = images.device
-        self.generator = torch.Generator(device)
-        self._vae, self._optimizer, self._images, self._half = vae, optimizer, images, half
-        self._order = torch.empty(len(images), dtype=torch.int64, device=device)
-        self._noise = torch.empty(len(images), vae.latent_dim, device=device)
-
-    def draw(self, seed: int) -> None:
-        """The order and the noise of an epoch."""
-        self.generator.manual_seed(seed)
-        torch.randperm(len(self._order), generator=self.generator, out=self._order)
-        torch.randn(self._noise.shape, generator=self.generator, out=self._noise)
-
-    def __call__(
-        self, rows: slice | Tensor, lr: float | Tensor, kl_weight: float | Tensor
-    ) -> Tensor:
-        """Trains on these rows; the (2,) sums of their recon and KL in nats before the step."""
-        vae = self._vae
-        x = pixels(self._images[self._order[rows]])  # (batch, C, H, W)
-        if vae.likelihood.binarizes:
-            x = binarize(x, self.generator)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._half):
-            mu, log_var = vae.encode(x)
-            out = vae.decode(reparameterize(mu, log_var, self._noise[rows]))
-            recon = vae.likelihood.nll(out, x).sum()
-            kl = kl_per_dim(mu, log_var).sum()
-        ((recon + kl_weight * kl) / len(x)).backward()
-        self._optimizer.step(lr)
-        return torch.stack([recon.detach(), kl.detach()])
 
 
 class Training:

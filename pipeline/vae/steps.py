@@ -13,22 +13,49 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.vae.measure import binarize, pixels
+from pipeline.vae.model import VAE, kl_per_dim, reparameterize
+from pipeline.vae.optimizer import Optimizer
+
 WARM_UPS = 3  # what libraries set up at their first calls may not happen while a graph is captured
 
 Work = Callable[[], None]  # launched on the device, not waited for
 Capture = Callable[[Work, Work, torch.Generator], Work]
 
 
-class Step(Protocol):
-    """See `pipeline.vae.fit.Step`."""
+class Step:
+    """A step of gradient descent on some rows of an epoch, whose order and noise it draws."""
 
-    generator: torch.Generator
+    def __init__(self, vae: VAE, optimizer: Optimizer, images: Tensor, half: bool):
+        """Images are uint8 (n, C, H, W); `half`: in bfloat16 where that is accurate enough."""
+        device = images.device
+        self.generator = torch.Generator(device)
+        self._vae, self._optimizer, self._images, self._half = vae, optimizer, images, half
+        self._order = torch.empty(len(images), dtype=torch.int64, device=device)
+        self._noise = torch.empty(len(images), vae.latent_dim, device=device)
 
-    def draw(self, seed: int) -> None: ...
+    def draw(self, seed: int) -> None:
+        """The order and the noise of an epoch."""
+        self.generator.manual_seed(seed)
+        torch.randperm(len(self._order), generator=self.generator, out=self._order)
+        torch.randn(self._noise.shape, generator=self.generator, out=self._noise)
 
     def __call__(
         self, rows: slice | Tensor, lr: float | Tensor, kl_weight: float | Tensor
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Trains on these rows; the (2,) sums of their recon and KL in nats before the step."""
+        vae = self._vae
+        x = pixels(self._images[self._order[rows]])  # (batch, C, H, W)
+        if vae.likelihood.binarizes:
+            x = binarize(x, self.generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._half):
+            mu, log_var = vae.encode(x)
+            out = vae.decode(reparameterize(mu, log_var, self._noise[rows]))
+            recon = vae.likelihood.nll(out, x).sum()
+            kl = kl_per_dim(mu, log_var).sum()
+        ((recon + kl_weight * kl) / len(x)).backward()
+        self._optimizer.step(lr)
+        return torch.stack([recon.detach(), kl.detach()])
 
 
 class Steps(Protocol):
