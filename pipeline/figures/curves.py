@@ -40,7 +40,8 @@ def training(run: pd.DataFrame, window: int, best_epoch: int | None) -> Figure:
     grid[3].step(run["epoch"], run["lr"], where="mid", color=style.INK)
     grid[3].set_yscale("log")
     # a cosine ends at 0: what is below a thousandth is not worth its decades
-    grid[3].set_ylim(bottom=max(run["lr"].min() / 2, run["lr"].max() / 1000))
+    highest = run["lr"].max()
+    grid[3].set_ylim(max(run["lr"].min() / 2, highest / 1000), 1.5 * highest)
     _finish(grid[3], "learning rate", "learning rate")
     grid[4].step(run["epoch"], run["active_units"], where="mid", color=style.INK)
     grid[4].set_ylim(bottom=0)
