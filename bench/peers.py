@@ -4,16 +4,18 @@
 
 FOLDER is a checkout in which `prepare fashion` has run; the search space and the epochs of a trial,
 those of `retrain`, are read from its search_spaces/fashion.yaml. Early stopping is left out, and so
-is the averaging of weights by `plain`, the training loop that people write (bench/throughput.py);
-`ours` is the pipeline's. Every epoch of every trial appends its validation NELBO in nats to
-FOLDER/progress. The search never ends by itself.
+are averaging and clipping by `plain`, the training loop that people write (bench/throughput.py);
+`ours` is the pipeline's. A trial that diverges ends. Every epoch of every trial appends its
+validation NELBO in nats to FOLDER/progress. The search never ends by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,19 +53,18 @@ def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) 
 
 
 def our_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
-    from pipeline.vae.fit import Training
+    from pipeline.vae.fit import Diverged, Training
     from pipeline.vae.process import prepare_process
 
     prepare_process()
     training = Training(images, validation, config | {"patience": None}, seed, count)
-    while not training.finished:
-        yield training.run_epoch()["nelbo_nats"]
+    with contextlib.suppress(Diverged):
+        while not training.finished:
+            yield training.run_epoch()["nelbo_nats"]
 
 
 def plain_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
     """The same model, schedule and validation figure, with DataLoader, ToTensor and .item()."""
-    import math
-
     import torch
     from torch.utils.data import DataLoader
 
@@ -108,7 +109,7 @@ def with_optuna(folder: Path, loop: str, seed: int, sampler: str) -> None:
         setting = {name: _decoded(searched[name], value) for name, value in trial.params.items()}
         values: list[float] = []
         train(folder, loop, setting, derive_seed(seed, trial.number), values.append)
-        study.tell(trial, min(values))
+        study.tell(trial, min(values, default=math.inf))
 
 
 def with_ray(folder: Path, loop: str, seed: int) -> None:

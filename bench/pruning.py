@@ -31,14 +31,14 @@ SEEDS = 20
 TRIALS = 24
 BUDGET = TRIALS * EPOCHS
 LEVELS = (BUDGET // 4, BUDGET // 2, BUDGET)
-PARALLELISM = 2  # the default space's
+PARALLELISM = load_space(ROOT, "fashion").search.parallelism
 PRUNERS = {"none": style.BLUE, "median": style.ORANGE, "successive_halving": style.GREEN}
 Arm = tuple[str, str, int]  # sampler, pruner, parallelism
 Steps = list[tuple[int, float]]  # after every trial: epochs spent, lowest full-budget NELBO so far
-ARMS: list[Arm] = [(s, pruner, PARALLELISM) for s in ("tpe", "random") for pruner in PRUNERS]
-ARMS += [
-    ("tpe", "successive_halving", n) for n in (1, 4)
-]  # what deciding from trials ≤ n - p costs
+ARMS: list[Arm] = [
+    *((sampler, pruner, PARALLELISM) for sampler in ("tpe", "random") for pruner in PRUNERS),
+    *(("tpe", "successive_halving", n) for n in (1, 4)),  # what deciding from fewer trials costs
+]
 
 
 class Recorded:

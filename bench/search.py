@@ -7,7 +7,8 @@ All search the default space on the first `--images` training images of Fashion-
 a time. A target is a validation NELBO in nats. Counted are the core-seconds of all processes of a
 search, imports and servers included, until an epoch of any of its trials has reached the target; a
 search that needs more than `--limit` is ended. Ours runs `python -m pipeline search` and `retrain`;
-the others run with the loop that people write and once more with our training. `--blind` moves the
+the others run with the loop that people write, which neither averages weights nor clips gradients,
+and once more with our training. `--blind` moves the
 ranges and shuffles the choices of the space by the seed, for all, so that its centre is no better
 than a guess. `--jobs` searches run at the same time. bench/requirements.txt has Ray.
 """
@@ -61,11 +62,15 @@ def main() -> None:
     names = [*OURS, *PEERS]
     cases = [(name, seed) for seed in range(options.seeds) for name in names]
     with ThreadPoolExecutor(options.jobs) as pool:
-        spent = dict(zip(cases, pool.map(lambda case: search(*case, options), cases), strict=True))
+        try:
+            runs = list(pool.map(lambda case: search(*case, options), cases))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    spent = dict(zip(cases, runs, strict=True))
     rows = []
     for name in names:
-        runs = [spent[name, seed] for seed in range(options.seeds)]
-        rows.append(row(name, runs, options.targets))
+        own = [spent[name, seed] for seed in range(options.seeds)]
+        rows.append(row(name, own, options.targets))
     print(table(rows))
     print(f"Medians of {options.seeds} seeds. {hardware()}")
 
@@ -105,13 +110,17 @@ def checkout(folder: Path, options: argparse.Namespace, seed: int, fixed: dict[s
 
 
 def move(parameters: dict[str, Any], draws: random.Random) -> None:
-    """Draws the order of all choices and moves log ranges by up to a factor of 3."""
+    """Draws the order of all choices; log ranges move by up to a factor of 3, others up to half."""
     for domain in parameters.values():
         if isinstance(domain, dict) and "choices" in domain:
             draws.shuffle(domain["choices"])
         elif isinstance(domain, dict) and domain.get("log"):
             factor = 3 ** draws.uniform(-1, 1)
             domain["low"], domain["high"] = domain["low"] * factor, domain["high"] * factor
+        elif isinstance(domain, dict):
+            steps = (domain["high"] - domain["low"]) // domain["step"]
+            shift = draws.randint(0, steps // 2) * domain["step"]
+            domain["low"], domain["high"] = domain["low"] + shift, domain["high"] + shift
 
 
 def followed(
@@ -187,7 +196,7 @@ def progress_best(folder: Path) -> Callable[[], float]:
     def best() -> float:
         path = folder / "progress"
         lines = path.read_text().splitlines() if path.exists() else []
-        return min(map(float, lines), default=math.inf)
+        return min(filter(math.isfinite, map(float, lines)), default=math.inf)
 
     return best
 

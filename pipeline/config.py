@@ -90,7 +90,9 @@ class Search(Section):
     """The study: how trials are proposed, pruned and compared."""
 
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
-    startup_trials: Count = Field(10, description="random draws before the sampler learns")
+    startup_trials: Count = Field(
+        10, description="the centre and random draws, before the sampler learns"
+    )
     pruner: Literal["none", "median", "percentile", "successive_halving", "hyperband"] = "median"
     percentile: float = Field(25.0, gt=0, lt=100, description="percentile: the share that goes on")
     reduction_factor: int = Field(3, ge=2, description="halving: one in so many goes on")
@@ -249,6 +251,12 @@ def _check_space(space: Space, where: str) -> None:
         raise UserError(
             f"{where}: model.likelihood: discretized_logistic needs 8-bit values, but digits has"
             " 17 grey levels: use bernoulli, gaussian or another data set"
+        )
+    averaged = space.fixed.get("averaging") is not None or "averaging" in space.searched
+    if averaged and space.model.sigma == "optimal":
+        raise UserError(
+            f"{where}: parameters.averaging: an optimal sigma is that of the moving weights, not of"
+            " their average: remove averaging or give sigma a value"
         )
     if search.sampler == "grid":
         _check_grid(space, where)

@@ -66,8 +66,8 @@ class Hyperparameters(Section):
     averaging: float | None = Field(
         None,
         ge=0,
-        description="the model is the average of the weights after all steps, step t of T weighing"
-        " (t/T) to this power (9: about the last tenth); null: the weights after the last step",
+        description="the model is an average of the weights along the training, those after step t"
+        " of T weighing (t/T) to this power (9: about the last tenth); null: the last weights",
     )
     beta: float = Field(1.0, ge=0, description="weight of the KL in the training loss")
     kl_warmup: float = Field(

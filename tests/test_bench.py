@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from bench.curves import EPOCHS, ROOT, SETTINGS, TABLE, draws
 from bench.pruning import BUDGET, Recorded, after, search
-from bench.search import followed
-from pipeline.config import load_space
+from bench.search import followed, move
+from pipeline.config import load_space, parse_space
+from pipeline.study.propose import centre
 
 SPACE = load_space(ROOT, "fashion")
 
@@ -45,3 +49,16 @@ def test_a_search_that_cannot_run_is_an_error_and_no_slow_search(tmp_path: Path)
         followed(broken, tmp_path, lambda: math.inf, [1.0], limit=60)
     ended = [sys.executable, "-c", "pass"]
     assert followed(ended, tmp_path, lambda: 5.0, [6.0, 4.0], limit=60)[1] == math.inf
+
+
+def test_a_blind_space_has_its_centre_elsewhere_and_is_valid() -> None:
+    raw = yaml.safe_load((ROOT / "search_spaces" / "fashion.yaml").read_text())
+    centres = []
+    for seed in range(5):
+        moved = copy.deepcopy(raw)
+        move(moved["parameters"], random.Random(seed))
+        searched = parse_space("fashion", moved, "fashion.yaml").searched
+        assert searched.keys() == SPACE.searched.keys()
+        centres.append(centre(searched))
+    for name in ("lr", "latent_dim", "batch_size", "hidden"):
+        assert len({str(each[name]) for each in centres}) > 1

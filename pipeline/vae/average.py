@@ -2,7 +2,8 @@
 
 At a constant learning rate the weights circle around a minimum, and their average lies nearer to
 it. With polynomial decay its window grows with the training, so that it needs no horizon, unlike
-an annealed learning rate (Shamir & Zhang, arXiv 1212.1824, section 4.1).
+an annealed learning rate (Shamir & Zhang, arXiv 1212.1824, section 4.1). The running statistics of
+batch norm are averaged like weights.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pipeline.vae.measure import elbo
 from pipeline.vae.model import VAE, build
 from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
-from pipeline.vae.steps import EagerSteps, GraphedSteps, Step, Steps
+from pipeline.vae.steps import Capture, EagerSteps, GraphedSteps, Step, Steps, capture
 
 VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
 
@@ -53,7 +53,8 @@ class Training:
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
         self.optimizer = Optimizer(self.vae.parameters(), config)
         self.lr = 0.0  # of the last step
-        self.steps = self._new_steps()
+        self._step = Step(self.vae, self.optimizer, train, config["precision"] == "bf16")
+        self._steps = self._new_steps()
         exponent = config["averaging"]
         self.average = None if exponent is None else WeightAverage(self.vae, exponent)
         self.records: list[dict[str, Any]] = []
@@ -136,26 +137,28 @@ class Training:
         peak = self.config["lr"] * self.plateau.factor
         lrs = [peak * lr_factor(self.config, first + n, total) for n in range(steps)]
         weights = [kl_weight(self.config, first + n, total, steps) for n in range(steps)]
-        self.steps.begin(derive_seed(self.seed, "epoch", epoch), lrs, weights)
+        self._steps.begin(derive_seed(self.seed, "epoch", epoch), lrs, weights)
         for n in range(steps):
-            self.steps.take(n)
+            self._steps.take(n)
             if self.average and ((n + 1) % STRIDE == 0 or n + 1 == steps):
                 self.average.update((epoch - 1) * math.ceil(steps / STRIDE) + n // STRIDE + 1)
         self.vae.likelihood.end_epoch()
         if self.average:
             self.average.end_epoch()
         self.lr = lrs[-1]
-        return self.steps.sums
+        return self._steps.sums
 
     def _new_steps(self) -> Steps:
         """CUDA graphs where there are any and the optimizer's rule is fused."""
-        step = Step(self.vae, self.optimizer, self._train, self.config["precision"] == "bf16")
-        batch_size = self.config["batch_size"]
-        if self.device.type != "cuda" or not self.optimizer.fused:
-            return EagerSteps(step, batch_size)
+        if self.device.type == "cuda" and self.optimizer.fused:
+            return self._graphed_steps(capture)
+        return EagerSteps(self._step, self.config["batch_size"])
+
+    def _graphed_steps(self, capture: Capture) -> GraphedSteps:
         moments = (tensor for values in self.optimizer.state.values() for tensor in values)
         state = [*self.vae.state_dict().values(), *moments]
-        return GraphedSteps(step, len(self._train), batch_size, state)
+        batch_size = self.config["batch_size"]
+        return GraphedSteps(self._step, len(self._train), batch_size, state, capture)
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Best weights, early stopping and the plateau schedule, after the KL warm-up."""

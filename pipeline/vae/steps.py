@@ -29,7 +29,8 @@ class Step:
     def __init__(self, vae: VAE, optimizer: Optimizer, images: Tensor, half: bool):
         """Images are uint8 (n, C, H, W); `half`: in bfloat16 where that is accurate enough."""
         device = images.device
-        self.generator = torch.Generator(device)
+        self._host = torch.Generator()  # so that order and noise are the same on every device
+        self.generator = self._host if device.type == "cpu" else torch.Generator(device)
         self._vae, self._optimizer, self._images, self._half = vae, optimizer, images, half
         self._order = torch.empty(len(images), dtype=torch.int64, device=device)
         self._noise = torch.empty(len(images), vae.latent_dim, device=device)
@@ -37,8 +38,9 @@ class Step:
     def draw(self, seed: int) -> None:
         """The order and the noise of an epoch."""
         self.generator.manual_seed(seed)
-        torch.randperm(len(self._order), generator=self.generator, out=self._order)
-        torch.randn(self._noise.shape, generator=self.generator, out=self._noise)
+        self._host.manual_seed(seed)
+        self._order.copy_(torch.randperm(len(self._order), generator=self._host))
+        self._noise.copy_(torch.randn(self._noise.shape, generator=self._host))
 
     def __call__(
         self, rows: slice | Tensor, lr: float | Tensor, kl_weight: float | Tensor
@@ -89,19 +91,24 @@ class EagerSteps:
 
 
 def capture(step: Work, advance: Work, generator: torch.Generator) -> Work:
-    """A CUDA graph of a step and the move to the next; `generator` is read at each replay."""
+    """A CUDA graph of a step and the move to the next; `generator` is read at each replay.
+
+    The graph keeps addresses, not tensors: what the step reads must live as long as it is replayed.
+    """
     device = generator.device
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                step()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        if torch.__version__ < "2.14":  # by version; later ones find the generators themselves
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=stream):
             step()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, stream=stream):
-        step()
-        advance()
+            advance()
     return graph.replay
 
 
@@ -114,7 +121,7 @@ class GraphedSteps:
         count: int,
         batch_size: int,
         state: Iterable[Tensor],
-        capture: Capture = capture,
+        capture: Capture,
     ):
         """`count` images; `state` is all that a step changes, as a capture must leave no trace."""
         self._step, self._state, self._capture = step, list(state), capture
@@ -123,6 +130,7 @@ class GraphedSteps:
         whole, rest = divmod(count, batch_size)
         self._sizes = [batch_size] * whole + [rest] * (rest > 0)
         steps = len(self._sizes)
+        self._rows = torch.arange(batch_size, device=device)
         self._index = torch.zeros((), dtype=torch.int64, device=device)
         self._lrs = torch.zeros(steps, device=device)
         self._kl_weights = torch.zeros(steps, device=device)
@@ -143,13 +151,12 @@ class GraphedSteps:
         self._replays[self._sizes[number]]()
 
     def _captured(self, size: int) -> Work:
-        rows = torch.arange(size, device=self._index.device)
-
         def step() -> None:
             at = self._index.view(1)
             lr = self._lrs.index_select(0, at).view(())
             kl_weight = self._kl_weights.index_select(0, at).view(())
-            self.sums += self._step(self._index * self._batch_size + rows, lr, kl_weight)
+            rows = self._index * self._batch_size + self._rows[:size]
+            self.sums += self._step(rows, lr, kl_weight)
 
         def advance() -> None:
             self._index += 1
