@@ -19,7 +19,10 @@ STAGES = ("search", "retrain")
 RAW = sweep(
     search={"trials": 3, "epochs": 4},
     retrain={"top": 1, "seeds": 1, "epochs": 4},
-    parameters={"hidden": [128]},  # weights of 100 KiB
+    parameters={
+        "hidden": [128],  # weights of 100 KiB
+        "lr": {"low": 4e-3, "high": 1e-2, "log": True},  # its centre is no broken model
+    },
 )
 
 
