@@ -252,8 +252,9 @@ def _check_space(space: Space, where: str) -> None:
             f"{where}: model.likelihood: discretized_logistic needs 8-bit values, but digits has"
             " 17 grey levels: use bernoulli, gaussian or another data set"
         )
-    averaged = space.fixed.get("averaging") is not None or "averaging" in space.searched
-    if averaged and space.model.sigma == "optimal":
+    settings = (space.fixed, search.fallback or {})
+    averaged = any(setting.get("averaging") is not None for setting in settings)
+    if space.model.sigma == "optimal" and (averaged or "averaging" in space.searched):
         raise UserError(
             f"{where}: parameters.averaging: an optimal sigma is that of the moving weights, not of"
             " their average: remove averaging or give sigma a value"
