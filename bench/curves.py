@@ -1,10 +1,11 @@
-"""Real learning curves of the default space, trained once, for `bench.pruning` to replay.
+"""Real learning curves, trained once, for `bench.pruning` to replay.
 
     python -m pipeline prepare fashion && python -m bench.curves
 
-writes bench/curves.csv: 60 random settings of search_spaces/fashion.yaml, 8 epochs each on all
-training images in bf16 (whose NELBO agrees with fp32 within 0.02 nats), as many at once as there
-are cores. It takes about 25 core-minutes where the processor has bf16.
+writes bench/curves.csv: 60 random settings of bench/search_spaces/recorded.yaml (an earlier default
+space), 8 epochs each on all training images in bf16 (whose NELBO agrees with fp32 within 0.02
+nats), as many at once as there are cores. It takes about 25 core-minutes where the processor has
+bf16.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from pipeline.seeds import derive_seed
 from pipeline.study.propose import Proposer
 from pipeline.study.tables import cell
 
-ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "bench" / "curves.csv"
+BENCH = Path(__file__).parent
+ROOT = BENCH.parent
+TABLE = BENCH / "curves.csv"
+SPACE = load_space(BENCH, "recorded")
 SETTINGS, EPOCHS = 60, 8
 
 
@@ -43,13 +46,12 @@ def train(number: int) -> list[float]:
     from pipeline.vae.process import prepare_process
 
     prepare_process()
-    space = load_space(ROOT, "fashion")
-    prepare = Paths(ROOT, space.name).prepare
-    chosen = draws(space, SETTINGS)[number] | {"precision": "bf16", "patience": None}
+    prepare = Paths(ROOT, "fashion").prepare
+    chosen = draws(SPACE, SETTINGS)[number] | {"precision": "bf16", "patience": None}
     training = Training(
         load_images(prepare, "train"),
         load_images(prepare, "validation"),
-        {**space.hyperparameters(chosen).model_dump(), **space.model.model_dump()},
+        {**SPACE.hyperparameters(chosen).model_dump(), **SPACE.model.model_dump()},
         derive_seed("bench.curves", number),
         EPOCHS,
     )
@@ -62,11 +64,10 @@ def train(number: int) -> list[float]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    space = load_space(ROOT, "fashion")
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         curves = list(pool.map(train, range(SETTINGS)))
     rows = []
-    for number, (chosen, values) in enumerate(zip(draws(space, SETTINGS), curves, strict=True)):
+    for number, (chosen, values) in enumerate(zip(draws(SPACE, SETTINGS), curves, strict=True)):
         setting = {name: cell(value) for name, value in chosen.items()}
         for epoch, value in enumerate(values, 1):
             rows.append({"setting": number, **setting, "epoch": epoch, "nelbo_nats": value})

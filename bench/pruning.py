@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.curves import EPOCHS, ROOT, TABLE
-from pipeline.config import Space, load_space
+from bench.curves import BENCH, EPOCHS, SPACE, TABLE
+from pipeline.config import Space
 from pipeline.figures import style
 from pipeline.figures.trials import scaled
 from pipeline.hyperparameters import Choices, Value
@@ -31,7 +31,7 @@ SEEDS = 20
 TRIALS = 24
 BUDGET = TRIALS * EPOCHS
 LEVELS = (BUDGET // 4, BUDGET // 2, BUDGET)
-PARALLELISM = load_space(ROOT, "fashion").search.parallelism
+PARALLELISM = SPACE.search.parallelism
 PRUNERS = {"none": style.BLUE, "median": style.ORANGE, "successive_halving": style.GREEN}
 Arm = tuple[str, str, int]  # sampler, pruner, parallelism
 Steps = list[tuple[int, float]]  # after every trial: epochs spent, lowest full-budget NELBO so far
@@ -163,16 +163,15 @@ def draw(
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    space = load_space(ROOT, "fashion")
-    recorded = Recorded(space, pd.read_csv(TABLE))
+    recorded = Recorded(SPACE, pd.read_csv(TABLE))
     levels = " | ".join(f"after {level} epochs" for level in LEVELS)
     print(f"| sampler | pruner | parallelism | epochs of {TRIALS} trials | after {TRIALS} trials |"
           f" {levels} |\n|---|---|---|---|---|{'---|' * len(LEVELS)}")  # fmt: skip
     results = {}
     for arm in ARMS:
-        results[arm] = [search(space, recorded, *arm, seed) for seed in range(SEEDS)]
+        results[arm] = [search(SPACE, recorded, *arm, seed) for seed in range(SEEDS)]
         print(row(arm, results[arm], recorded.lowest), flush=True)
-    (ROOT / "bench" / "pruning.png").write_bytes(draw(results, recorded.lowest))
+    (BENCH / "pruning.png").write_bytes(draw(results, recorded.lowest))
 
 
 if __name__ == "__main__":

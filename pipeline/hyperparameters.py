@@ -29,6 +29,9 @@ class Hyperparameters(Section):
     hidden: Annotated[list[Width], Field(min_length=1)] = Field(
         [512, 256], description="mlp: widths of the encoder; the decoder mirrors them"
     )
+    skip: bool = Field(
+        False, description="mlp: every layer of the decoder sees the latents, not the first alone"
+    )
     filters: Width = Field(32, description="conv: channels of the first convolution")
     dense_units: Width = Field(64, description="conv: width of the layer before the latent")
     activation: Literal["relu", "leaky_relu", "silu"] = Field(
@@ -101,6 +104,7 @@ class Hyperparameters(Section):
 # Which family reads a hyperparameter; those not named here are read by all.
 ONLY_FOR_FAMILY: dict[str, tuple[str, ...]] = {
     "hidden": ("mlp",),
+    "skip": ("mlp",),
     "activation": ("mlp",),
     "filters": ("conv_stride", "conv_pool"),
     "dense_units": ("conv_stride", "conv_pool"),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.vae.fit import Training
 
 
+TRAINING_PER_SAVING = 20  # checkpoints take a twentieth of the time at most
+
+
 class TrialRun:
     """A worker's work on a trial that it has leased."""
 
@@ -61,6 +64,7 @@ class TrialRun:
                 self._ledger.finish(self._lease, "pruned", training.records, outcome(training))
                 return True
             if stopping():
+                self._checkpoints.save(training, at_once=True)
                 return False
             _run_epoch(training)
             renewal.check()
@@ -75,6 +79,7 @@ class TrialRun:
         if self._study.kind == "candidate":
             # A worker that is paused right here may write after its successor. It writes the same
             # bytes: its last epoch is in its checkpoint, and from that the successor began.
+            self._checkpoints.save(training, at_once=True)
             self._ledger.renew(self._lease)
             save_run(self._folder, training)
         self._ledger.finish(self._lease, "complete", training.records, outcome(training))
@@ -83,11 +88,14 @@ class TrialRun:
 class Checkpoints:
     """The training states of a trial, a file per lease.
 
-    A worker that lost its lease may still write its own file, but not over its successor's.
+    A worker that lost its lease may still write its own file, but not over its successor's. Epochs
+    of milliseconds are not all saved: after a kill the last few are trained again.
     """
 
     def __init__(self, folder: Path, token: int):
         self._folder, self._token = folder, token
+        self._epochs = 0  # of the last state
+        self._due = 0.0  # when the next one is, by `time.monotonic`
 
     def load(self, training: Training) -> None:
         """Brings a new training to the last state that can be read; from none it begins anew."""
@@ -96,16 +104,23 @@ class Checkpoints:
         for path in sorted(self._files(), key=_token, reverse=True):
             try:
                 load_training(path, training)
+                self._epochs = len(training.records)
                 return
             except Unreadable as error:
                 print(f"passed over: {error}", file=sys.stderr, flush=True)
 
-    def save(self, training: Training) -> None:
-        """Writes the state after an epoch and drops those of earlier leases."""
+    def save(self, training: Training, *, at_once: bool = False) -> None:
+        """Writes the state after an epoch, when it is due, and drops those of earlier leases."""
         from pipeline.vae.checkpoint import save_training
 
+        start = time.monotonic()
+        epochs = len(training.records)
+        if epochs == self._epochs or (start < self._due and not at_once):
+            return
         save_training(self._folder / f"checkpoint-{self._token}.safetensors", training)
         self._drop(path for path in self._files() if _token(path) < self._token)
+        self._epochs, end = epochs, time.monotonic()
+        self._due = end + TRAINING_PER_SAVING * (end - start)
 
     def clear(self) -> None:
         """Drops the states of this lease and of earlier ones: the trial has ended."""

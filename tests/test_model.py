@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
     "hidden": [12, 7],
     "filters": 4,
     "dense_units": 6,
+    "skip": False,
     "activation": "relu",
     "init": "glorot",
     "likelihood": "bernoulli",
@@ -129,6 +130,20 @@ def test_mlp_mirrors_its_widths() -> None:
     assert widths == [(784, 512), (512, 256), *heads, (32, 256), (256, 512), (512, 784)]
 
 
+def test_with_skip_every_layer_of_the_decoder_sees_z() -> None:
+    """Dieng et al., arXiv 1807.04863: what a layer gets from z does not depend on those below."""
+    vae = make((1, 28, 28), hidden=[512, 256], latent_dim=32, skip=True)
+    linear = [layer for layer in vae.decoder.modules() if isinstance(layer, nn.Linear)]
+    widths = [(layer.in_features, layer.out_features) for layer in linear]
+    assert widths == [(32, 256), (256 + 32, 512), (512 + 32, 784)]
+    with torch.no_grad():
+        for layer, below in zip(linear[1:], (256, 512), strict=True):
+            layer.weight[:, :below] = 0
+    z = torch.randn(5, 32)
+    last = linear[-1].weight[:, 512:]
+    torch.testing.assert_close(vae.decode(z).flatten(1), z @ last.T)
+
+
 @pytest.mark.parametrize(
     ("activation", "at_minus_one"),
     [("relu", 0.0), ("leaky_relu", -0.2), ("silu", -1 / (1 + math.e))],
@@ -182,7 +197,8 @@ def test_large_seeds_are_seeds() -> None:
 
 def test_other_keys_are_ignored_and_missing_or_unknown_ones_are_not() -> None:
     assert count(make(lr=1e-3, batch_size=128)) == count(make())
-    for missing in ("family", "hidden", "activation", "likelihood", "sigma", "init", "latent_dim"):
+    needed = ("family", "hidden", "skip", "activation", "likelihood", "sigma", "init", "latent_dim")
+    for missing in needed:
         config = {key: value for key, value in CONFIG.items() if key != missing}
         with pytest.raises(KeyError, match=missing):
             build((1, 8, 8), config, 0)

@@ -76,6 +76,15 @@ def test_a_gradient_is_scaled_down_to_its_largest_norm(largest: float) -> None:
     torch.testing.assert_close(moved, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_a_gradient_within_the_limit_is_left_as_it_is() -> None:
+    ours, theirs = weights(), weights()
+    for parameters, largest in ((ours, 1e6), (theirs, None)):
+        setting = {"optimizer": "adam", "weight_decay": 0, "max_grad_norm": largest}
+        set_gradients(parameters, 0)
+        Optimizer(parameters, setting).step(1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_training_does_not_import_the_compiler() -> None:
     """It would cost every worker 4 core-seconds."""
     code = (

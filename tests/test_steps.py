@@ -123,13 +123,17 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
 SETTINGS = [
     *({"family": f, "likelihood": p} for f in ("mlp", "conv_stride", "conv_pool") for p in PLAIN),
     {"likelihood": "gaussian", "sigma": "optimal"},
+    {"family": "mlp", "skip": True},
     *({"optimizer": o, "precision": p} for o in ("adamw", "sgd") for p in ("fp32", "bf16")),
 ]
 
 
-@pytest.mark.parametrize("changes", SETTINGS, ids=lambda changes: "-".join(changes.values()))
-def test_no_step_reads_a_value(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", SETTINGS, ids=lambda changes: "-".join(map(str, changes.values()))
+)
+def test_no_step_reads_a_value(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors have shapes and no values: reading one raises, as it would in a capture."""
+    monkeypatch.setattr("pipeline.vae.optimizer._at_hand", lambda value: False)  # as on a GPU
     setting = config(**changes, max_grad_norm=1.0)
     vae = build((1, 8, 8), setting, 0)
     with FakeTensorMode():

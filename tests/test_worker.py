@@ -90,6 +90,7 @@ def test_a_zombie_writes_no_checkpoint_over_its_successors(
     tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It saves its second epoch while the successor, who began from the first, is in its third."""
+    monkeypatch.setattr(trial, "TRAINING_PER_SAVING", 0)
     now, zombie, other = [1e9], tiny.worker(), tiny.worker()
     monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
     other._owner = "elsewhere/1/2"
@@ -149,6 +150,38 @@ def test_a_zombie_that_writes_weights_after_its_successor_writes_the_same(
     names = ["first_epoch.safetensors", "last_epoch.safetensors", "model.safetensors"]
     assert sorted(weights()) == names
     assert len(set(weights().values())) == 3  # the best epoch is neither the first nor the last
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_epochs_that_were_not_saved_are_trained_again(
+    dies: bool, tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs so short that only the first is saved; who is told to stop saves the last one, too."""
+    monkeypatch.setattr(trial, "TRAINING_PER_SAVING", 1e9)
+    worker, began = tiny.worker(), []
+
+    def end(_: Training) -> None:
+        if dies:
+            raise Killed
+        worker.stopping = True
+
+    at_epoch(monkeypatch, 3, end)
+    if dies:
+        with pytest.raises(Killed):
+            worker.work()
+        worker._ledger.release(worker._owner, blameless=True)
+    else:
+        assert worker.work() == INTERRUPTED
+    load = trial.Checkpoints.load
+
+    def loaded(checkpoints: trial.Checkpoints, training: Training) -> None:
+        load(checkpoints, training)
+        began.append(len(training.records))
+
+    monkeypatch.setattr(trial.Checkpoints, "load", loaded)
+    assert tiny.worker().work() == 0
+    assert began == [1 if dies else 3, *[0] * (tiny.study.budget - 1)]
+    assert tiny.tables() == undisturbed.tables()
 
 
 def test_a_torn_checkpoint_is_passed_over(

@@ -42,6 +42,28 @@ class Encoder(nn.Module):
         return mu, log_var.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
 
 
+class SkipDecoder(nn.Module):
+    """Dense layers that all see z beside the layer below, so that fewer latent dimensions die.
+
+    A generative skip model (Dieng et al., arXiv 1807.04863).
+    """
+
+    def __init__(self, widths: list[int], activation: Callable[[], nn.Module]) -> None:
+        """`widths` of z, the hidden layers and the output."""
+        super().__init__()
+        first, *others = pairwise(widths)
+        self.first = nn.Linear(*first)
+        self.others = nn.ModuleList(nn.Linear(narrow + widths[0], wide) for narrow, wide in others)
+        self.activation = activation()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The output (batch, widths[-1]) of z (batch, widths[0])."""
+        out = self.first(z)
+        for layer in self.others:
+            out = layer(torch.cat([self.activation(out), z], dim=1))
+        return out
+
+
 class VAE(nn.Module):
     """q(z|x) = N(μ, diag σ²), p(z) = N(0, I), and p(x|z) as the likelihood reads the decoder."""
 
@@ -72,7 +94,7 @@ class VAE(nn.Module):
 def build(shape: Shape, config: dict[str, Any], seed: int) -> VAE:
     """The VAE of a plain record, on the CPU; its weights depend on the arguments alone.
 
-    Reads `family`, `latent_dim`, `init`, `likelihood`, `sigma`, and for mlp `hidden` and
+    Reads `family`, `latent_dim`, `init`, `likelihood`, `sigma`, and for mlp `hidden`, `skip` and
     `activation`, for the convolutions `filters` and `dense_units`; other keys are the training's.
     Raises KeyError for a missing key or an unknown name. The global generators stay untouched.
     """
@@ -97,17 +119,21 @@ def kl_per_dim(mu: Tensor, log_var: Tensor) -> Tensor:
 
 
 def _mlp(shape: Shape, maps: int, config: dict[str, Any]) -> Halves:
-    """Dense layers of `hidden` widths; the decoder mirrors them."""
+    """Dense layers of `hidden` widths; the decoder mirrors them, with or without `skip`."""
     activation = _ACTIVATIONS[config["activation"]]
     widths = [math.prod(shape), *config["hidden"]]
     body: list[nn.Module] = [nn.Flatten()]
     for wide, narrow in pairwise(widths):
         body += [nn.Linear(wide, narrow), activation()]
-    upwards = [config["latent_dim"], *reversed(config["hidden"])]
+    upwards = [config["latent_dim"], *reversed(config["hidden"]), maps * widths[0]]
     decoder: list[nn.Module] = []
-    for narrow, wide in pairwise(upwards):
-        decoder += [nn.Linear(narrow, wide), activation()]
-    decoder += [nn.Linear(upwards[-1], maps * widths[0]), nn.Unflatten(1, _output(shape, maps))]
+    if config["skip"]:
+        decoder = [SkipDecoder(upwards, activation)]
+    else:
+        for narrow, wide in pairwise(upwards):
+            decoder += [nn.Linear(narrow, wide), activation()]
+        decoder.pop()  # the output is the likelihood's to squash
+    decoder.append(nn.Unflatten(1, _output(shape, maps)))
     return nn.Sequential(*body), widths[-1], nn.Sequential(*decoder)
 
 
@@ -208,7 +234,7 @@ _FAMILIES: dict[str, Callable[[Shape, int, dict[str, Any]], Halves]] = {
 }
 _INITS: dict[str, Callable[[VAE], None]] = {"glorot": _glorot, "torch": lambda vae: None}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
     "silu": nn.SiLU,
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.adam import adam
 from torch.optim.adamax import adamax
 from torch.optim.rmsprop import rmsprop
@@ -48,12 +48,22 @@ class Optimizer:
     @torch.no_grad()
     def step(self, lr: Rate) -> None:
         """Moves every parameter by its gradient, clipped if so configured, and forgets it."""
-        if self._max_norm is not None:
-            clip_grad_norm_(self.parameters, self._max_norm, foreach=True)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self._max_norm is not None:
+            self._clip(gradients, self._max_norm)
         self._update(self.parameters, gradients, self.state, lr)
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _clip(self, gradients: Tensors, max_norm: float) -> None:
+        norm = get_total_norm(gradients, foreach=True)
+        if not _at_hand(norm) or norm > max_norm:  # seldom: it is a pass over all gradients
+            clip_grads_with_norm_(self.parameters, max_norm, norm, foreach=True)
+
+
+def _at_hand(value: Tensor) -> bool:
+    """Whether to read it is no wait for a device."""
+    return value.device.type == "cpu"
 
 
 def _adam(config: dict[str, Any], *, decoupled: bool) -> Update:

@@ -47,7 +47,7 @@ class Step:
     ) -> Tensor:
         """Trains on these rows; the (2,) sums of their recon and KL in nats before the step."""
         vae = self._vae
-        x = pixels(self._images[self._order[rows]])  # (batch, C, H, W)
+        x = pixels(self._images.index_select(0, self._order[rows]))  # (batch, C, H, W)
         if vae.likelihood.binarizes:
             x = binarize(x, self.generator)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._half):

@@ -28,6 +28,7 @@ RECORD = {
     "shape": list(SHAPE),
     "family": "mlp",
     "hidden": [16],
+    "skip": False,
     "activation": "relu",
     "init": "torch",
     "latent_dim": 3,

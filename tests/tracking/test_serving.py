@@ -24,7 +24,7 @@ from pipeline.vae.checkpoint import save_weights
 from pipeline.vae.model import build
 
 pytestmark = pytest.mark.slow
-RECORD = {"shape": [1, 6, 5], "family": "mlp", "hidden": [16], "activation": "relu",
+RECORD = {"shape": [1, 6, 5], "family": "mlp", "hidden": [16], "skip": False, "activation": "relu",
           "init": "torch", "latent_dim": 3, "likelihood": "bernoulli", "sigma": None}  # fmt: skip
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 30), dtype=np.uint8)
 
