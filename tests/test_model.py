@@ -144,6 +144,18 @@ def test_with_skip_every_layer_of_the_decoder_sees_z() -> None:
     torch.testing.assert_close(vae.decode(z).flatten(1), z @ last.T)
 
 
+@pytest.mark.parametrize(("slip", "bound"), [(1e3, 5.0), (-1e3, -30.0)])
+def test_an_encoder_that_slips_on_an_image_does_not_drown_the_others(
+    slip: float, bound: float
+) -> None:
+    vae = make()
+    nn.init.constant_(vae.encoder.log_var.bias, slip)
+    mu, log_var = vae.encode(torch.rand(4, 1, 8, 8))
+    assert torch.equal(log_var, torch.full_like(mu, bound))
+    kl_per_dim(mu, log_var).sum().backward()
+    assert torch.count_nonzero(vae.encoder.log_var.weight.grad) == 0
+
+
 @pytest.mark.parametrize(
     ("activation", "at_minus_one"),
     [("relu", 0.0), ("leaky_relu", -0.2), ("silu", -1 / (1 + math.e))],

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from pipeline.vae.likelihood import Likelihood, at_least_float32, build_likelihood
 
-LOG_VAR_LIMIT = 30.0  # keeps exp(log σ²) finite; training was seen to reach −14
+# Bounds of log σ². Training was seen to reach −14. A posterior far wider than the prior is a slip of
+# the encoder on an unusual image (one in 10⁶ at high rates), whose loss would drown the batch's.
+LOG_VAR_MIN, LOG_VAR_MAX = -30.0, 5.0
 
 Shape = tuple[int, int, int]  # (C, H, W)
 Size = tuple[int, int]  # (H, W)
@@ -39,7 +41,7 @@ class Encoder(nn.Module):
         """μ and log σ², each (batch, latent), of images (batch, C, H, W)."""
         features = self.body(x)  # (batch, features)
         mu, log_var = at_least_float32(self.mu(features)), at_least_float32(self.log_var(features))
-        return mu, log_var.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT)
+        return mu, log_var.clamp(LOG_VAR_MIN, LOG_VAR_MAX)
 
 
 class SkipDecoder(nn.Module):
@@ -83,7 +85,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ², each (batch, latent); log σ² is clamped to ±30. Never half precision."""
+        """μ and log σ², each (batch, latent); log σ² is within [−30, 5]. Never half precision."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
