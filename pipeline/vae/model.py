@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.vae.likelihood import Likelihood, at_least_float32, build_likelihood
 
-# Bounds of log σ². Training was seen to reach −14. A posterior far wider than the prior is a slip of
-# the encoder on an unusual image (one in 10⁶ at high rates), whose loss would drown the batch's.
+# Bounds of log σ². Training was seen to reach −14. A posterior far wider than the prior is a slip
+# of the encoder on an unusual image (one in 10⁶ at high rates): its loss would drown the batch's.
 LOG_VAR_MIN, LOG_VAR_MAX = -30.0, 5.0
 
 Shape = tuple[int, int, int]  # (C, H, W)
