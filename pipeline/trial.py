@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pipeline.vae.fit import Training
 
 
-TRAINING_PER_SAVING = 20  # checkpoints take a twentieth of the time at most
+TRAINING_PER_SAVING = 20  # checkpoints take a twentieth of the time
+MOST_UNSAVED_SECONDS = 60  # or more, where saving takes long
+TIMES = ("seconds", "core_seconds", "ended_ms")  # of an epoch's record: the rest is a result
 
 
 class TrialRun:
@@ -68,10 +70,17 @@ class TrialRun:
                 return False
             _run_epoch(training)
             renewal.check()
+            self._keep_times(training.records)
             self._checkpoints.save(training)
-            self._ledger.report(self._lease, training.records)
+            reported = self._lease.curve[len(training.records) :]  # a curve never shrinks
+            self._ledger.report(self._lease, training.records + reported)
         self._complete(training)
         return True
+
+    def _keep_times(self, records: list[dict[str, Any]]) -> None:
+        """An epoch that is trained again is the one that was reported: it is no second point."""
+        for before in self._lease.curve[len(records) - 1 : len(records)]:
+            records[-1] |= {name: before[name] for name in TIMES}
 
     def _complete(self, training: Training) -> None:
         if reason := self._trainer.broken(training):
@@ -89,7 +98,7 @@ class Checkpoints:
     """The training states of a trial, a file per lease.
 
     A worker that lost its lease may still write its own file, but not over its successor's. Epochs
-    of milliseconds are not all saved: after a kill the last few are trained again.
+    that are short beside their saving are not all saved: after a kill the last are trained again.
     """
 
     def __init__(self, folder: Path, token: int):
@@ -120,7 +129,7 @@ class Checkpoints:
         save_training(self._folder / f"checkpoint-{self._token}.safetensors", training)
         self._drop(path for path in self._files() if _token(path) < self._token)
         self._epochs, end = epochs, time.monotonic()
-        self._due = end + TRAINING_PER_SAVING * (end - start)
+        self._due = end + min(TRAINING_PER_SAVING * (end - start), MOST_UNSAVED_SECONDS)
 
     def clear(self) -> None:
         """Drops the states of this lease and of earlier ones: the trial has ended."""

@@ -219,6 +219,15 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
         load_model(weights, record)
 
 
+def test_a_record_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    """It has no value for what came later, and none is assumed."""
+    save_weights(tmp_path / "w.safetensors", training().vae.state_dict())
+    old = {name: value for name, value in config().items() if name != "skip"}
+    write_json(tmp_path / "c.json", {"shape": [1, 8, 8], **old})
+    with pytest.raises(UserError, match=r"earlier version, without 'skip': run retrain again$"):
+        load_model(tmp_path / "w.safetensors", tmp_path / "c.json")
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", training().vae.state_dict())
     write_json(tmp_path / "c.json", {"shape": [1, 8, 8], **config(hidden=[33])})

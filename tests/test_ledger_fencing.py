@@ -109,7 +109,7 @@ class TestStrikes:
         assert len(deaths) == MAX_STRIKES
         trial = desk.row()
         assert (trial.state, trial.owner, trial.result) == ("failed", None, None)
-        assert trial.reason == "killed 3 workers in the same epoch (out of memory?)"
+        assert trial.reason == "killed 3 workers before it got any farther (out of memory?)"
         assert trial.finished_ms is not None
         assert desk.ledger.finished(STUDY, 100) == 1
 

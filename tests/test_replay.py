@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from crews import Killed, Sweep, make_sweep
 
+from pipeline import trial as trial_module
 from pipeline.study.history import History
 from pipeline.study.ledger import Ledger
 from pipeline.study.propose import Proposer
@@ -102,11 +103,13 @@ def test_a_trial_is_worth_the_nelbo_of_the_epoch_whose_weights_it_keeps(
             assert trial.result["best_epoch"] == best["epoch"]
 
 
+@pytest.mark.parametrize("saving", [0, 1e9], ids=["all-epochs-saved", "first-epoch-saved"])
 def test_a_search_killed_between_any_two_steps_gives_the_same_bytes(
-    tmp_path: Path, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+    saving: float, tmp_path: Path, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trial_module, "TRAINING_PER_SAVING", saving)
     killer = Killer(monkeypatch)
-    for seed in range(5):
+    for seed in range(8):
         made = make_sweep(tmp_path / str(seed))
         assert work_and_die(made, killer, random.Random(seed)) > 10
         assert made.tables() == undisturbed.tables()
@@ -117,6 +120,7 @@ def test_a_search_killed_between_any_two_steps_gives_the_same_bytes(
 def test_candidates_killed_between_any_two_steps_give_the_same_bytes(
     tmp_path: Path, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trial_module, "TRAINING_PER_SAVING", 0)
     killer = Killer(monkeypatch)
     for seed in range(3):
         made = make_sweep(tmp_path / str(seed))

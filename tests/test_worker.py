@@ -172,6 +172,7 @@ def test_epochs_that_were_not_saved_are_trained_again(
         worker._ledger.release(worker._owner, blameless=True)
     else:
         assert worker.work() == INTERRUPTED
+    (before,) = tiny.trials()
     load = trial.Checkpoints.load
 
     def loaded(checkpoints: trial.Checkpoints, training: Training) -> None:
@@ -181,6 +182,7 @@ def test_epochs_that_were_not_saved_are_trained_again(
     monkeypatch.setattr(trial.Checkpoints, "load", loaded)
     assert tiny.worker().work() == 0
     assert began == [1 if dies else 3, *[0] * (tiny.study.budget - 1)]
+    assert tiny.trials()[0].curve[: len(before.curve)] == before.curve  # with their times
     assert tiny.tables() == undisturbed.tables()
 
 
@@ -235,7 +237,7 @@ def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_g
             break
     first, *others = tiny.trials()
     assert first.state == "failed"
-    assert first.reason == "killed 3 workers in the same epoch (out of memory?)"
+    assert first.reason == "killed 3 workers before it got any farther (out of memory?)"
     assert len(first.curve) == epoch - 1
     assert "complete" in {trial.state for trial in others}
     assert len(others) == tiny.study.budget - 1

@@ -23,6 +23,7 @@ class Lease:
     number: int
     token: int
     parameters: dict[str, Value] | None  # None: not proposed yet
+    curve: list[dict[str, Any]]  # the epochs that earlier holders have reported
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Claim:
         token = row.token + 1
         _set(db, row, **self._holder(), token=token, strikes=strikes)
         parameters = json.loads(row.parameters) if row.parameters else None
-        return Lease(row.study, row.number, token, parameters)
+        return Lease(row.study, row.number, token, parameters, json.loads(row.curve))
 
     def _start(self, db: sa.Connection, number: int) -> Lease:
         row = {"study": self.study, "number": number, "state": "running"}
         db.execute(
             sa.insert(TRIALS).values(**row, **self._holder(), started_ms=milliseconds(self.now))
         )
-        return Lease(self.study, number, 1, None)
+        return Lease(self.study, number, 1, None, [])
 
     def _holder(self) -> dict[str, Any]:
         return {"owner": self.owner, "expires": self.expires, "meta": json.dumps(self.meta)}
@@ -85,7 +86,7 @@ def _abandoned(db: sa.Connection, study: str, budget: int, now: float) -> Sequen
 
 
 def _fail_killer(db: sa.Connection, row: Any, now: float) -> None:
-    reason = f"killed {MAX_STRIKES} workers in the same epoch (out of memory?)"
+    reason = f"killed {MAX_STRIKES} workers before it got any farther (out of memory?)"
     _set(
         db,
         row,

@@ -10,7 +10,7 @@ from pipeline.hyperparameters import Hyperparameters, Value
 from pipeline.seeds import digest
 
 # Raise it when a change of the code changes what a trial computes: every study then forks.
-TRAINING_SEMANTICS = 2
+TRAINING_SEMANTICS = 3
 PROPOSAL_SEMANTICS = 2  # the same for what a search proposes and prunes
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.paths import atomic_path, damaged, read_json
 from pipeline.vae.fit import Training
 from pipeline.vae.model import VAE, build
@@ -33,8 +34,13 @@ def load_model(weights: Path, config: Path, device: str = "cpu") -> VAE:
 
 
 def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
-    """The same from the record itself. Raises UserError for damaged weights."""
-    vae = build(tuple(record["shape"]), record, seed=0)
+    """The same from the record itself. Raises UserError for damaged weights or an old record."""
+    try:
+        vae = build(tuple(record["shape"]), record, seed=0)
+    except KeyError as error:
+        raise UserError(
+            f"the record of {weights} is of an earlier version, without {error}: run retrain again"
+        ) from None
     try:
         vae.load_state_dict(_load(weights)[0])
     except SafetensorError as error:

@@ -62,7 +62,7 @@ class SkipDecoder(nn.Module):
         """The output (batch, widths[-1]) of z (batch, widths[0])."""
         out = self.first(z)
         for layer in self.others:
-            out = layer(torch.cat([self.activation(out), z], dim=1))
+            out = layer(torch.cat([self.activation(out), z.to(out.dtype)], dim=1))
         return out
 
 
@@ -121,7 +121,7 @@ def kl_per_dim(mu: Tensor, log_var: Tensor) -> Tensor:
 
 
 def _mlp(shape: Shape, maps: int, config: dict[str, Any]) -> Halves:
-    """Dense layers of `hidden` widths; the decoder mirrors them, with or without `skip`."""
+    """Dense layers of `hidden` widths; the decoder mirrors them."""
     activation = _ACTIVATIONS[config["activation"]]
     widths = [math.prod(shape), *config["hidden"]]
     body: list[nn.Module] = [nn.Flatten()]
@@ -235,7 +235,7 @@ _FAMILIES: dict[str, Callable[[Shape, int, dict[str, Any]], Halves]] = {
     "conv_pool": _conv_pool,
 }
 _INITS: dict[str, Callable[[VAE], None]] = {"glorot": _glorot, "torch": lambda vae: None}
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # in place, if the gradient needs no input
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
     "silu": nn.SiLU,
