@@ -34,7 +34,7 @@ ALLOWED = {
     "deadline": set(),
     "config": {"errors", "hyperparameters", "parameters", "validation"},
     "machine": {"deadline", "validation"},
-    "vae": {"paths", "seeds"},
+    "vae": {"errors", "paths", "seeds"},
     "study": BASE,
     "tracking": BASE | {"vae"},  # its served model decodes with torch
     "launch": BASE,
