@@ -40,6 +40,11 @@ class Hyperparameters(Section):
     init: Literal["glorot", "torch"] = Field(
         "glorot", description="initial weights: Glorot uniform with zero bias, or torch's default"
     )
+    centered: bool = Field(
+        False,
+        description="mlp: biases start so that the mean training image is taken off the input and"
+        " is the output before anything is learned",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="arithmetic of training (bf16 is fast where the processor has it; weights,"
@@ -106,6 +111,7 @@ ONLY_FOR_FAMILY: dict[str, tuple[str, ...]] = {
     "hidden": ("mlp",),
     "skip": ("mlp",),
     "activation": ("mlp",),
+    "centered": ("mlp",),
     "filters": ("conv_stride", "conv_pool"),
     "dense_units": ("conv_stride", "conv_pool"),
 }

@@ -78,6 +78,23 @@ def test_a_longer_training_beats_the_mean_image() -> None:
     assert learned.records[-1]["active_units"] > 0
 
 
+@pytest.mark.parametrize("averaging", [None, 24])
+def test_a_centered_training_starts_at_the_mean_of_its_own_images(averaging: float | None) -> None:
+    """It does so before the first step, and so does the average of its weights."""
+    centered = training(centered=True, averaging=averaging)
+    train, _ = digits()
+    mean = train.double().mean(0).float() / 255
+    bias = centered.model.decoder.get_submodule("2").bias
+    torch.testing.assert_close(bias, torch.logit(mean, eps=1e-4).flatten())
+    first, plain = (run(t).records[0] for t in (centered, training(averaging=averaging)))
+    assert first["nelbo_nats"] < plain["nelbo_nats"] - 1
+
+
+def test_convolutions_have_no_bias_to_center() -> None:
+    weights = training(family="conv_stride").vae.state_dict()
+    assert same(weights, training(family="conv_stride", centered=True).vae.state_dict())
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
 def test_every_optimizer_learns(name: str) -> None:
     lr = 1e-4 if name == "sgd" else 2e-3

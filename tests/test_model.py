@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, distributions, nn
 
-from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
+from pipeline.vae.model import VAE, build, center, kl_per_dim, reparameterize
 
 CONFIG: dict[str, Any] = {
     "family": "mlp",
@@ -142,6 +143,28 @@ def test_with_skip_every_layer_of_the_decoder_sees_z() -> None:
     z = torch.randn(5, 32)
     last = linear[-1].weight[:, 512:]
     torch.testing.assert_close(vae.decode(z).flatten(1), z @ last.T)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_centered_mlp_starts_at_the_mean_image(likelihood: str, skip: bool) -> None:
+    shape = (2, 3, 5)
+    vae = make(shape, likelihood=likelihood, skip=skip)
+    before = copy.deepcopy(vae)
+    mean = images(shape).mean(0)
+    center(vae, mean)
+    constant = vae.likelihood.constant(mean)
+    with torch.no_grad():
+        for x in images(shape):
+            for now, then in zip(
+                vae.encode((x + mean)[None]), before.encode(x[None]), strict=True
+            ):
+                torch.testing.assert_close(now, then)
+        z = torch.randn(4, vae.latent_dim)
+        torch.testing.assert_close(vae.decode(z), before.decode(z) + constant)
+    gray = vae.likelihood.eval().mean(constant)
+    if likelihood != "discretized_logistic":  # its mean folds the tails
+        torch.testing.assert_close(gray[0], mean, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("slip", "bound"), [(1e3, 5.0), (-1e3, -30.0)])

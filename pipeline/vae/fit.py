@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipeline.seeds import derive_seed
 from pipeline.vae.average import STRIDE, WeightAverage
-from pipeline.vae.measure import elbo
-from pipeline.vae.model import VAE, build
+from pipeline.vae.measure import elbo, mean_image
+from pipeline.vae.model import VAE, build, center
 from pipeline.vae.optimizer import Optimizer
 from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
 from pipeline.vae.steps import Capture, EagerSteps, GraphedSteps, Step, Steps, capture
@@ -51,6 +51,8 @@ class Training:
         self._train, self._validation = train, validation
         shape = (train.shape[1], train.shape[2], train.shape[3])
         self.vae = build(shape, config, derive_seed(seed, "weights")).to(self.device)
+        if config["family"] == "mlp" and config["centered"]:
+            center(self.vae, mean_image(train))
         self.optimizer = Optimizer(self.vae.parameters(), config)
         self.lr = 0.0  # of the last step
         self._step = Step(self.vae, self.optimizer, train, config["precision"] == "bf16")

@@ -58,6 +58,14 @@ def binarize(x: Tensor, generator: torch.Generator) -> Tensor:
     return (uniform.to(x.device) < x).to(x.dtype)
 
 
+def mean_image(images: Tensor) -> Tensor:
+    """The mean of the images in [0, 1], float32 (C, H, W); the same on every device."""
+    total = torch.zeros(images.shape[1:], dtype=torch.float64, device=images.device)
+    for batch in images.split(BATCH):
+        total += batch.double().sum(0)  # of integers: exact
+    return (total / (255 * len(images))).float()
+
+
 def seen(vae: VAE, images: Tensor, seed: int) -> Iterator[Tensor]:
     """The split in batches as the model sees it: fixed binarization where it binarizes."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "binarize"))
@@ -147,12 +155,8 @@ def mean_image_nelbo(vae: VAE, train: Tensor, images: Tensor, seed: int) -> floa
     A model that is worse has diverged, collapsed or squashed its output twice.
     """
     vae.eval()
-    total = torch.zeros(train.shape[1:], dtype=torch.float64, device=train.device)
-    for batch in train.split(BATCH):
-        total += batch.double().sum(0)
-    mean_image = (total / (255 * len(train))).float()
     likelihood = copy.deepcopy(vae.likelihood).train()  # an optimal σ is to be this decoder's own
-    out = likelihood.constant(mean_image)
+    out = likelihood.constant(mean_image(train))
     for x in seen(vae, train, seed):
         likelihood.nll(out.expand(len(x), -1, -1, -1), x)
     likelihood.end_epoch()

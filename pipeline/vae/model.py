@@ -110,6 +110,20 @@ def build(shape: Shape, config: dict[str, Any], seed: int) -> VAE:
     return vae.to(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def center(vae: VAE, mean: Tensor) -> None:
+    """Moves two biases of a fresh mlp so that it starts at the mean training image (C, H, W).
+
+    The first layer sees images from which the mean is taken away (LeCun et al., Efficient
+    BackProp, 1998, section 4.3); where nothing is known of an image, the output is the
+    likelihood's best constant. One bias for all pixels, as convolutions have, could not.
+    """
+    layers = [layer for layer in vae.modules() if isinstance(layer, nn.Linear)]
+    first, last = layers[0], layers[-1]
+    first.bias.copy_(-first.weight @ mean.flatten())
+    last.bias.copy_(vae.likelihood.constant(mean).flatten())
+
+
 def reparameterize(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
     """z = μ + σ·ε, all (batch, latent)."""
     return mu + torch.exp(0.5 * log_var) * eps
