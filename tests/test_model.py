@@ -156,9 +156,7 @@ def test_a_centered_mlp_starts_at_the_mean_image(likelihood: str, skip: bool) ->
     constant = vae.likelihood.constant(mean)
     with torch.no_grad():
         for x in images(shape):
-            for now, then in zip(
-                vae.encode((x + mean)[None]), before.encode(x[None]), strict=True
-            ):
+            for now, then in zip(vae.encode((x + mean)[None]), before.encode(x[None]), strict=True):
                 torch.testing.assert_close(now, then)
         z = torch.randn(4, vae.latent_dim)
         torch.testing.assert_close(vae.decode(z), before.decode(z) + constant)
