@@ -7,6 +7,7 @@ worker. The rules themselves are public functions without that price.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +20,58 @@ from torch.optim.sgd import sgd
 
 Tensors = list[Tensor]
 Rate = float | Tensor  # a tensor () on the device, for fused rules alone
-Update = Callable[[Tensors, Tensors, dict[str, Tensors], Rate], None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One of torch's update rules and what its class would call it with."""
+
+    update: Callable[..., None]
+    state: tuple[str | None, ...]  # lists it takes after parameters and gradients; None: empty
+    reads: tuple[str, ...]  # hyperparameters
+    constants: dict[str, Any]  # torch's defaults
+
+    @property
+    def fused(self) -> bool:
+        return bool(self.constants.get("fused"))
+
+
+_ADAM = Rule(
+    adam,
+    ("exp_avg", "exp_avg_sq", None, "step"),
+    ("weight_decay",),
+    {
+        "fused": True,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "decoupled_weight_decay": False,
+        "amsgrad": False,
+        "maximize": False,
+    },
+)
+_RULES = {
+    "adam": _ADAM,
+    "adamw": replace(_ADAM, constants=_ADAM.constants | {"decoupled_weight_decay": True}),
+    "adamax": Rule(
+        adamax,
+        ("exp_avg", "exp_inf", "step"),
+        ("weight_decay",),
+        {"foreach": True, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    ),
+    "rmsprop": Rule(
+        rmsprop,
+        ("square_avg", None, "momentum_buffer", "step"),
+        ("weight_decay", "momentum"),
+        {"foreach": True, "alpha": 0.99, "eps": 1e-8, "centered": False},
+    ),
+    "sgd": Rule(
+        sgd,
+        ("momentum_buffer",),
+        ("weight_decay", "momentum"),
+        {"fused": True, "dampening": 0.0, "nesterov": False, "maximize": False},
+    ),
+}
 
 
 class Optimizer:
@@ -34,16 +86,17 @@ class Optimizer:
         """Raises KeyError for an unknown optimizer."""
         self.parameters = list(parameters)
         self._max_norm: float | None = config["max_grad_norm"]
-        moments, fused, rule = _RULES[config["optimizer"]]
-        self.fused = fused  # only such a rule takes a rate that is on the device
+        self._rule = _RULES[config["optimizer"]]
+        self._constants = {name: config[name] for name in self._rule.reads} | self._rule.constants
+        self.fused = self._rule.fused  # only such a rule takes a rate that is on the device
+        moments = [name for name in self._rule.state if name and name != "step"]
         self.state: dict[str, Tensors] = {
             name: [torch.zeros_like(p) for p in self.parameters] for name in moments
         }
         # a fused rule counts its steps where the weights are; the others read the count every step
         self.state["step"] = [
-            torch.zeros((), device=p.device if fused else "cpu") for p in self.parameters
+            torch.zeros((), device=p.device if self.fused else "cpu") for p in self.parameters
         ]
-        self._update = rule(config)
 
     @torch.no_grad()
     def step(self, lr: Rate) -> None:
@@ -51,7 +104,8 @@ class Optimizer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self._max_norm is not None:
             self._clip(gradients, self._max_norm)
-        self._update(self.parameters, gradients, self.state, lr)
+        state = [self.state[name] if name else [] for name in self._rule.state]
+        self._rule.update(self.parameters, gradients, *state, lr=lr, **self._constants)
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -64,102 +118,3 @@ class Optimizer:
 def _at_hand(value: Tensor) -> bool:
     """Whether to read it is no wait for a device."""
     return value.device.type == "cpu"
-
-
-def _adam(config: dict[str, Any], *, decoupled: bool) -> Update:
-    def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
-    ) -> None:
-        adam(
-            parameters,
-            gradients,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            [],
-            state["step"],
-            fused=True,
-            decoupled_weight_decay=decoupled,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=lr,
-            weight_decay=config["weight_decay"],
-            eps=1e-8,
-            maximize=False,
-        )
-
-    return update
-
-
-def _adamax(config: dict[str, Any]) -> Update:
-    def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
-    ) -> None:
-        adamax(
-            parameters,
-            gradients,
-            state["exp_avg"],
-            state["exp_inf"],
-            state["step"],
-            foreach=True,
-            eps=1e-8,
-            beta1=0.9,
-            beta2=0.999,
-            lr=lr,
-            weight_decay=config["weight_decay"],
-        )
-
-    return update
-
-
-def _rmsprop(config: dict[str, Any]) -> Update:
-    def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
-    ) -> None:
-        rmsprop(
-            parameters,
-            gradients,
-            state["square_avg"],
-            [],
-            state["momentum_buffer"],
-            state["step"],
-            foreach=True,
-            lr=lr,
-            alpha=0.99,
-            eps=1e-8,
-            weight_decay=config["weight_decay"],
-            momentum=config["momentum"],
-            centered=False,
-        )
-
-    return update
-
-
-def _sgd(config: dict[str, Any]) -> Update:
-    def update(
-        parameters: Tensors, gradients: Tensors, state: dict[str, Tensors], lr: Rate
-    ) -> None:
-        sgd(
-            parameters,
-            gradients,
-            list(state["momentum_buffer"]),
-            fused=True,
-            weight_decay=config["weight_decay"],
-            momentum=config["momentum"],
-            lr=lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
-
-    return update
-
-
-# per optimizer: its moments, whether its rule is fused, and the rule
-_RULES: dict[str, tuple[tuple[str, ...], bool, Callable[[dict[str, Any]], Update]]] = {
-    "adam": (("exp_avg", "exp_avg_sq"), True, lambda c: _adam(c, decoupled=False)),
-    "adamw": (("exp_avg", "exp_avg_sq"), True, lambda c: _adam(c, decoupled=True)),
-    "adamax": (("exp_avg", "exp_inf"), False, _adamax),
-    "rmsprop": (("square_avg", "momentum_buffer"), False, _rmsprop),
-    "sgd": (("momentum_buffer",), True, _sgd),
-}
