@@ -1,6 +1,6 @@
 """Training throughput: ours beside the loop that people write and beside Lightning.
 
-    python -m bench.throughput [--images 12800] [--batch 128] [--rounds 3] [--device cpu]
+    python -m bench.throughput [--images 12800] [--batch 256] [--rounds 3] [--device cpu]
 
 Same model, same batch, one thread. Every way runs in a process of its own, as its users start it;
 they take turns, and the median of the rounds counts. The rate is per core-second
@@ -226,7 +226,7 @@ def compare(images: int, setting: Setting, rounds: int, device: str) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
