@@ -43,7 +43,7 @@ class Hyperparameters(Section):
     centered: bool = Field(
         False,
         description="mlp: biases start so that the mean training image is taken off the input and"
-        " is the output before anything is learned",
+        " predicted where nothing else is known",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",

@@ -72,6 +72,10 @@ def test_going_on_changes_no_bit_for_any_likelihood(likelihood: str, file: Path)
     assert_equal_to_uninterrupted(file, likelihood=likelihood)
 
 
+def test_going_on_does_not_start_at_the_mean_image_again(file: Path) -> None:
+    assert_equal_to_uninterrupted(file, centered=True, averaging=9)
+
+
 def test_going_on_keeps_the_running_variance(file: Path) -> None:
     assert_equal_to_uninterrupted(file, likelihood="gaussian", sigma="optimal", family="conv_pool")
 

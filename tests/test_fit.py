@@ -86,7 +86,7 @@ def test_a_centered_training_starts_at_the_mean_of_its_own_images(averaging: flo
     mean = train.double().mean(0).float() / 255
     bias = centered.model.decoder.get_submodule("2").bias
     torch.testing.assert_close(bias, torch.logit(mean, eps=1e-4).flatten())
-    first, plain = (run(t).records[0] for t in (centered, training(averaging=averaging)))
+    first, plain = (t.run_epoch() for t in (centered, training(averaging=averaging)))
     assert first["nelbo_nats"] < plain["nelbo_nats"] - 1
 
 

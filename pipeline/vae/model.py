@@ -112,11 +112,11 @@ def build(shape: Shape, config: dict[str, Any], seed: int) -> VAE:
 
 @torch.no_grad()
 def center(vae: VAE, mean: Tensor) -> None:
-    """Moves two biases of a fresh mlp so that it starts at the mean training image (C, H, W).
+    """Sets two biases of a fresh mlp so that it starts at the mean training image (C, H, W).
 
     The first layer sees images from which the mean is taken away (LeCun et al., Efficient
-    BackProp, 1998, section 4.3); where nothing is known of an image, the output is the
-    likelihood's best constant. One bias for all pixels, as convolutions have, could not.
+    BackProp, 1998, section 4.3); where the last hidden layer is silent, the output predicts the
+    mean. One bias for all pixels, as convolutions have, could do neither.
     """
     layers = [layer for layer in vae.modules() if isinstance(layer, nn.Linear)]
     first, last = layers[0], layers[-1]
