@@ -5,8 +5,8 @@
 FOLDER is a checkout in which `prepare fashion` has run; the search space and the epochs of a trial,
 those of `retrain`, are read from its search_spaces/fashion.yaml. Early stopping is left out, and by
 `plain`, the training loop that people write (bench/throughput.py), averaging, clipping and
-`centered`, too; `ours` is the pipeline's. A trial that diverges ends. Every epoch of every trial appends its
-validation NELBO in nats to FOLDER/progress. The search never ends by itself.
+`centered`, too; `ours` is the pipeline's. A trial that diverges ends. Every epoch of every trial
+appends its validation NELBO in nats to FOLDER/progress. The search never ends by itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def our_epochs(images: Any, validation: Any, config: Setting, seed: int, count: 
 
 
 def plain_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
-    """The same architecture, schedule and validation figure, with DataLoader, ToTensor and .item()."""
+    """Same architecture, schedule and validation figure, with DataLoader, ToTensor and .item()."""
     import torch
     from torch.utils.data import DataLoader
 

@@ -8,9 +8,9 @@ a time. A target is a validation NELBO in nats. Counted are the core-seconds of 
 search, imports and servers included, until an epoch of any of its trials has reached the target; a
 search that needs more than `--limit` is ended. Ours runs `python -m pipeline search` and `retrain`;
 the others run with the loop that people write, which neither averages weights nor clips gradients
-nor starts at the mean image, and once more with our training. `--blind` moves the ranges and shuffles the choices of the space by
-the seed, for all, so that its centre is no better than a guess. `--jobs` searches run at the same
-time. bench/requirements.txt has Ray.
+nor starts at the mean image, and once more with our training. `--blind` moves the ranges and
+shuffles the choices of the space by the seed, for all, so that its centre is no better than a
+guess. `--jobs` searches run at the same time. bench/requirements.txt has Ray.
 """
 
 from __future__ import annotations
