@@ -68,6 +68,24 @@ def test_advice_on_edges() -> None:
     assert advice.edges(table, domains, None) == []
 
 
+def test_figures_show_choices_among_numbers_ascending() -> None:
+    """A file has the first to try first; an end of that order is no end of what was searched."""
+    domains: trials.Domains = {
+        "batch_size": Choices(choices=[256, 128, 512], when={"optimizer": "sgd"}),
+        "lr": Choices(choices=[1e-2, 1e-3]),
+        "activation": Choices(choices=["silu", "relu"]),
+        "skip": Choices(choices=[True, False]),
+        "averaging": Choices(choices=[24.0, None]),
+    }
+    shown = trials.ascending(domains)
+    assert shown == domains | {
+        "batch_size": Choices(choices=[128, 256, 512], when={"optimizer": "sgd"}),
+        "lr": Choices(choices=[1e-3, 1e-2]),
+    }
+    table = pd.DataFrame([{"number": 0, "batch_size": 1, **dict.fromkeys(list(domains)[1:], 0)}])
+    assert advice.edges(table, shown, 0) == []
+
+
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [(-0.5, 1.5, "differ by 0.50 nats"), (0.1, 0.9, ""), (np.nan, np.nan, "raise retrain.seeds")],

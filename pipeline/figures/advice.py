@@ -5,7 +5,15 @@ from __future__ import annotations
 import pandas as pd
 
 from pipeline.config import Search, Space
-from pipeline.figures.trials import FEWEST, Domains, Importance, scaled, show_domain, show_position
+from pipeline.figures.trials import (
+    FEWEST,
+    Domains,
+    Importance,
+    numeric,
+    scaled,
+    show_domain,
+    show_position,
+)
 from pipeline.hyperparameters import Choices, Domain
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge
@@ -124,8 +132,5 @@ def failures(trials: pd.DataFrame) -> list[str]:
 
 
 def _ordered(domain: Domain) -> bool:
-    """Ranges, and ascending numbers to choose from of which there are at least three."""
-    if not isinstance(domain, Choices):
-        return True
-    numbers = [c for c in domain.choices if isinstance(c, int | float) and not isinstance(c, bool)]
-    return len(numbers) == len(domain.choices) >= 3 and numbers == sorted(numbers)
+    """Ranges, and numbers to choose from of which there are at least three."""
+    return not isinstance(domain, Choices) or (numeric(domain) and len(domain.choices) >= 3)

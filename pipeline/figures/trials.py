@@ -36,6 +36,24 @@ class Importance:
         return self.out_of_bag >= TRUSTED
 
 
+def ascending(searched: Domains) -> Domains:
+    """The domains as figures show them: choices among numbers ascend.
+
+    In the file the one to try first comes first.
+    """
+    return {
+        name: Choices(choices=sorted(domain.choices), when=domain.when)
+        if isinstance(domain, Choices) and numeric(domain)
+        else domain
+        for name, domain in searched.items()
+    }
+
+
+def numeric(domain: Choices) -> bool:
+    """Whether all choices are numbers."""
+    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in domain.choices)
+
+
 def read_trials(path: Path, searched: Domains) -> pd.DataFrame:
     """trials.csv with a numeric column for every searched hyperparameter.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.config import Space
 from pipeline.figures import advice, atlas, report, style
 from pipeline.figures.inputs import read_inputs
-from pipeline.figures.trials import importance
+from pipeline.figures.trials import ascending, importance
 from pipeline.machine import Machine
 from pipeline.paths import Paths, atomic_folder
 from pipeline.vae.checkpoint import load_model
@@ -18,6 +18,7 @@ from pipeline.vae.process import prepare_process
 def run(space: Space, machine: Machine, paths: Paths) -> None:
     """Writes paths.render: a PNG for every figure and report.html, all or nothing."""
     prepare_process()
+    space = space.model_copy(update={"searched": ascending(space.searched)})
     inputs = read_inputs(paths, space.searched)
     record = paths.retrain / "config.json"
     first = load_model(paths.retrain / "first_epoch.safetensors", record)
