@@ -1,4 +1,4 @@
-"""Fixtures of several test files: the storages that a ledger can have."""
+"""Fixtures of several test files: the storages that a ledger can have, and a tiny sweep."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from desk import Desk
 
 from pipeline.study import ledger
+
+if TYPE_CHECKING:
+    from crews import Sweep
 
 BINARIES = Path("/usr/lib/postgresql")  # where Debian puts them, by version
 numbers = itertools.count()
@@ -35,6 +39,24 @@ def desk(storage: str) -> Iterator[Desk]:
     desk = Desk(storage)
     yield desk
     desk.ledger.close()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Sweep:
+    """A sweep that nobody has worked on."""
+    from crews import make_sweep  # late: it imports torch, which most test files do without
+
+    return make_sweep(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The sweep's search by one worker to whom nothing happens."""
+    from crews import make_sweep
+
+    made = make_sweep(tmp_path_factory.mktemp("undisturbed") / "clone")
+    assert made.worker().work() == 0
+    return made
 
 
 @pytest.fixture

@@ -58,11 +58,6 @@ class Killer:
             raise Killed
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Sweep:
-    return make_sweep(tmp_path / "clone")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """The sweep's search and candidates by one worker to whom nothing happens."""

@@ -15,11 +15,6 @@ from pipeline.vae.fit import Training
 from pipeline.worker import Worker
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Sweep:
-    return make_sweep(tmp_path / "clone")
-
-
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -16,19 +16,6 @@ from pipeline.vae.fit import Training
 from pipeline.worker import INTERRUPTED
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Sweep:
-    return make_sweep(tmp_path / "clone")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The sweep's search by one worker to whom nothing happens."""
-    made = make_sweep(tmp_path_factory.mktemp("undisturbed") / "clone")
-    assert made.worker().work() == 0
-    return made
-
-
 def test_a_zombie_writes_no_checkpoint_over_its_successors(
     tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

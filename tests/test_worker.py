@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from crews import Killed, Sweep, at_epoch, make_sweep
+from crews import Killed, Sweep, at_epoch
 from sqlalchemy.exc import OperationalError
 
 from pipeline.owners import owner_name, process_start
@@ -17,19 +16,6 @@ from pipeline.study.claim import MAX_STRIKES, Lease
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.vae.fit import Training
 from pipeline.worker import INTERRUPTED, Job
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Sweep:
-    return make_sweep(tmp_path / "clone")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The sweep's search by one worker to whom nothing happens."""
-    made = make_sweep(tmp_path_factory.mktemp("undisturbed") / "clone")
-    assert made.worker().work() == 0
-    return made
 
 
 def test_a_stopped_worker_leaves_after_its_epoch_and_holds_nothing(
