@@ -44,7 +44,10 @@ def advise(
 
 
 def edges(trials: pd.DataFrame, searched: Domains, best: int | None) -> list[str]:
-    """Ordered hyperparameters whose best value lies at an end of what was searched."""
+    """Ordered hyperparameters whose best value lies at an end of what was searched.
+
+    The domains are `ascending`, and so are the places of choices in the trials.
+    """
     row = trials[trials["number"] == best]
     found = []
     for name, domain in searched.items():
