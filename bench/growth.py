@@ -1,10 +1,11 @@
-"""What a trial's bookkeeping costs when many trials are finished, beside plain Optuna.
+"""What a part's bookkeeping costs when a search has many parts, beside plain Optuna's trials.
 
     python -m bench.growth
 
-A trial is claimed, proposed, reported and judged after each of 6 epochs, and finished; nothing is
-trained. Printed are core-seconds a trial after 100, 1 000 and 5 000 finished ones, and the ratio of
-the last to the first.
+A part is planned (promoted, or proposed as a new trial), begun, reported and judged after each of
+its epochs, and finished; nothing is trained. Printed are core-seconds a part after 100, 1 000 and
+5 000 finished ones, and the ratio of the last to the first; of Optuna, which has no parts, a trial
+of 6 epochs.
 """
 
 from __future__ import annotations
@@ -16,21 +17,28 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 
-from bench.curves import ROOT, draws
-from pipeline.config import Space, load_space
-from pipeline.hyperparameters import Choices, Value
-from pipeline.study.history import History
+from pipeline.results.states import State
+from pipeline.settings.hyperparameters import Choices, Value
+from pipeline.settings.space import Space, load_space
+from pipeline.study.claim import Plan
+from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
+from pipeline.study.plan import Planner, Step
 from pipeline.study.propose import Proposer, distribution
 from pipeline.study.prune import should_prune
-from pipeline.study.storage import TRIALS, open_storage, transaction
+from pipeline.study.rows import Part
+from pipeline.study.schema import TRIALS
+from pipeline.study.storage import open_storage, transaction
+from pipeline.study.watch import Watch
 
+ROOT = Path(__file__).parents[1]
 SIZES = (100, 1_000, 5_000)
 EPOCHS, MEASURED = 6, 8
 SAMPLERS = ("random", "tpe")
@@ -44,34 +52,52 @@ def nelbos(number: int) -> list[float]:
     return [end + 60 / epoch + draw.gauss(0, 0.3) for epoch in range(1, EPOCHS + 1)]
 
 
-class Ours:
-    """The ledger and the proposer, as a worker uses them."""
+def draws(space: Space, count: int) -> list[dict[str, Value]]:
+    """Random settings of a space."""
+    proposer = Proposer(space.searched, space.search)
+    return [proposer.draw(number) for number in range(count)]
 
-    def __init__(self, space: Space, folder: Path):
-        self._url = f"sqlite:///{folder}/ledger.db"
+
+class Ours:
+    """The ledger, the planner and the proposer, as a worker uses them."""
+
+    def __init__(self, space: Space, folder: Path, pruner: str):
+        self._url = f"sqlite:///{folder}/{pruner}.db"
         self._ledger = Ledger(self._url)
-        self._ledger.open_study(STUDY, STUDY, "search", {})
-        self._space = space
+        search = {**space.search.model_dump(), "pruner": pruner, "epochs": EPOCHS, "trials": 10**6}
+        self._search = space.search.model_validate({**search, "rungs": None})
+        self._space = space.model_copy(update={"search": self._search})
+        self._study = search_study(self._space, "")
+        self._ledger.open_study(self._study.id, STUDY, "search", {})
 
     def start(self, sampler: str) -> None:
         """Begins as a new worker process does."""
-        self._search = self._space.search.model_copy(update={"sampler": sampler, "epochs": EPOCHS})
-        self._history = History(self._ledger, STUDY)
-        self._proposer = Proposer(self._space.searched, self._search, self._history)
+        search = self._search.model_copy(update={"sampler": sampler})
+        self._space = self._space.model_copy(update={"search": search})
+        self._proposer = Proposer(self._space.searched, search)
+        self._watch = Watch(self._ledger, self._study, self._space)
+        self._watch.refresh()
 
     def fill(self, first: int, settings: list[dict[str, Value]]) -> None:
-        """Writes finished trials."""
+        """Writes finished parts, from the first number on, as a search would have them."""
+        planner = Planner(self._space)
+        planner.update(self._ledger.parts(self._study.id))
+        made = []
+        for chosen in settings:
+            step = planner.next()
+            assert step is not None
+            made.append(_ended(self._search.epochs, planner, step, chosen))
+            planner.update(made[-1:])
         rows = [
             {
-                "study": STUDY,
-                "number": number,
-                "state": "complete",
-                "parameters": json.dumps(chosen),
-                "curve": json.dumps(_records(nelbos(number))),
-                "result": json.dumps({"nelbo_nats": nelbos(number)[-1]}),
-                "started_ms": 0,
+                **{name: value for name, value in asdict(part).items() if name in TRIALS.c},
+                "study": self._study.id,
+                "parameters": json.dumps(part.parameters),
+                "curve": json.dumps(part.curve),
+                "result": json.dumps(part.result),
+                "meta": "{}",
             }
-            for number, chosen in enumerate(settings, first)
+            for part in made
         ]
         engine = open_storage(self._url)
         with transaction(engine) as db:
@@ -79,18 +105,56 @@ class Ours:
         engine.dispose()
 
     def trial(self) -> None:
-        lease = self._ledger.claim(
-            STUDY, budget=10**6, parallelism=self._search.parallelism, owner="bench", meta={}
-        )
+        """One part, from its plan to its end."""
+        watch, who = self._watch, {"owner": "bench", "meta": {}}
+        watch.refresh()
+        self._ledger.claim(self._study.id, budget=len(watch.parts), runs=False, **who)
+        step = watch.planner.next()
+        assert step is not None
+        chosen = self._proposer.propose(watch.planner) if step.is_new else None
+        part = _ended(EPOCHS, watch.planner, step, chosen)
+        planned = {name: getattr(part, name) for name in Plan.__dataclass_fields__ if name
+                   not in ("curve", "reopened")}  # fmt: skip
+        plan = Plan(**planned, curve=part.curve[: part.since], reopened=0)
+        lease = self._ledger.begin(self._study.id, plan, **who)
         assert lease
-        self._ledger.propose(lease, self._proposer.propose(lease.number))
-        values = nelbos(lease.number)
-        for epoch in range(1, EPOCHS + 1):
-            self._ledger.report(lease, _records(values[:epoch]))
-            others = self._history.curves(lease.number - self._search.parallelism)
-            should_prune(self._search, lease.number, values[:epoch], others, 1)
-        result = {"nelbo_nats": values[-1]}
-        self._ledger.finish(lease, "complete", _records(values), result)
+        watch.refresh()
+        for epoch in range(part.since + 1, part.until + 1):
+            self._ledger.report(lease, part.curve[:epoch])
+            if self._search.pruner == "median":
+                values = [record["nelbo_nats"] for record in part.curve[:epoch]]
+                should_prune(self._search, values, watch.planner.curves(lease.number), 1)
+        self._ledger.finish(lease, part.state, part.curve, part.result)
+
+
+def _ended(epochs: int, planner: Planner, step: Step, chosen: dict[str, Value] | None) -> Part:
+    """The next part as it ends."""
+    before = None if step.is_new else planner.latest(step.trial)
+    parameters = before.parameters if before else chosen or {}
+    until = step.until if before else planner.first_pause(parameters or {})
+    curve = _records(nelbos(step.trial)[:until])
+    return Part(
+        study="",
+        number=step.number,
+        trial=step.trial,
+        since=step.since,
+        until=until,
+        starts=step.place.starts,
+        follows=step.place.follows,
+        cost=1 + step.trial % 7,
+        epochs=until,
+        state=State.COMPLETE if until == epochs else State.PAUSED,
+        parameters=parameters,
+        curve=curve,
+        result={"nelbo_nats": curve[-1]["nelbo_nats"]},
+        reason=None,
+        meta={},
+        owner=None,
+        expires=0.0,
+        strikes=0,
+        started_ms=0,
+        finished_ms=1,
+    )
 
 
 class PlainOptuna:
@@ -184,10 +248,11 @@ def _records(values: list[float]) -> list[dict[str, float]]:
 
 
 def contestants(space: Space, folder: Path) -> Iterator[tuple[str, Any]]:
-    """The three ways to keep a study, each in a fresh file."""
+    """The ways to keep a study, each in a fresh file."""
     from optuna.storages.journal import JournalFileBackend
 
-    yield "this project, SQLite", Ours(space, folder)
+    yield "this project, rungs", Ours(space, folder, "rungs")
+    yield "this project, median pruner", Ours(space, folder, "median")
     journal = optuna.storages.JournalStorage(JournalFileBackend(f"{folder}/journal.log"))
     yield "Optuna, journal file", PlainOptuna(space, journal)
     yield "Optuna, SQLite", PlainOptunaSQLite(space, f"sqlite:///{folder}/optuna.db")

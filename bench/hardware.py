@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
+
+from pipeline.settings.machine import cores
 
 
 def hardware(device: str = "cpu") -> str:
     """One line: processor, cores and, if used, the GPU; with the versions that matter."""
     import torch
 
-    parts = [_processor(), f"{len(os.sched_getaffinity(0))} cores"]
+    parts = [_processor(), f"{cores()} cores"]
     if device != "cpu":
         parts.append(torch.cuda.get_device_name(device))
     return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}"])
@@ -25,7 +26,8 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    about = Path("/proc/cpuinfo")  # of Linux alone
+    for line in about.read_text().splitlines() if about.exists() else []:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()

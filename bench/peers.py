@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Space, load_space
-from pipeline.hyperparameters import Choices, Domain
 from pipeline.paths import Paths
 from pipeline.seeds import derive_seed
+from pipeline.settings.hyperparameters import Choices, Domain
+from pipeline.settings.space import Space, load_space
 
 GRACE = 2  # epochs that ASHA leaves every trial
 Report = Callable[[float], None]
@@ -39,11 +39,11 @@ def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) 
     """One trial at full budget; `report` may end it with an exception."""
     import torch
 
-    from pipeline.vae.data import load_images
+    from pipeline.data.prepared import load_images
 
     torch.set_num_threads(1)
     space, prepare = load_space(folder, "fashion"), Paths(folder, "fashion").prepare
-    config = {**space.hyperparameters(setting).model_dump(), **space.model.model_dump()}
+    config = space.record(setting)
     images, validation = load_images(prepare, "train"), load_images(prepare, "validation")
     epochs = plain_epochs if loop == "plain" else our_epochs
     for nelbo in epochs(images, validation, config, seed, space.retrain.epochs):
@@ -53,11 +53,12 @@ def train(folder: Path, loop: str, setting: Setting, seed: int, report: Report) 
 
 
 def our_epochs(images: Any, validation: Any, config: Setting, seed: int, count: int) -> Any:
-    from pipeline.vae.fit import Diverged, Training
     from pipeline.vae.process import prepare_process
+    from pipeline.vae.setting import read_setting
+    from pipeline.vae.training import Diverged, Training
 
     prepare_process()
-    training = Training(images, validation, config | {"patience": None}, seed, count)
+    training = Training(images, validation, read_setting(config | {"patience": None}), seed, count)
     with contextlib.suppress(Diverged):
         while not training.finished:
             yield training.run_epoch()["nelbo_nats"]
@@ -69,17 +70,19 @@ def plain_epochs(images: Any, validation: Any, config: Setting, seed: int, count
     from torch.utils.data import DataLoader
 
     from bench.throughput import Images, loss_of
-    from pipeline.vae.fit import VALIDATION_SEED
     from pipeline.vae.measure import elbo
     from pipeline.vae.model import build
     from pipeline.vae.schedule import lr_factor
+    from pipeline.vae.setting import read_setting
+    from pipeline.vae.training import VALIDATION_SEED
 
     torch.manual_seed(seed)
-    vae = build((1, 28, 28), config, seed)
-    steps = math.ceil(len(images) / config["batch_size"]) * count
-    optimizer = torch.optim.Adam(vae.parameters(), lr=config["lr"])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: lr_factor(config, n, steps))
-    loader = DataLoader(Images(images[:, 0]), batch_size=config["batch_size"], shuffle=True)
+    setting = read_setting(config)
+    vae = build((1, 28, 28), setting.architecture, seed)
+    steps = math.ceil(len(images) / setting.batch_size) * count
+    optimizer = torch.optim.Adam(vae.parameters(), lr=setting.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: lr_factor(setting, n, steps))
+    loader = DataLoader(Images(images[:, 0]), batch_size=setting.batch_size, shuffle=True)
     for _ in range(count):
         vae.train()
         total = 0.0

@@ -33,8 +33,8 @@ import psutil
 import yaml
 
 from bench.hardware import hardware, table
-from pipeline.machine import load_machine
 from pipeline.paths import Paths
+from pipeline.settings.machine import load_machine
 from pipeline.study.ledger import Ledger, storage_url
 
 ROOT = Path(__file__).parent.parent

@@ -29,10 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
 from bench.hardware import hardware, table
-from pipeline.hyperparameters import Hyperparameters
-from pipeline.vae.fit import Training
+from pipeline.settings.hyperparameters import Hyperparameters
 from pipeline.vae.model import VAE, build
 from pipeline.vae.process import prepare_process
+from pipeline.vae.setting import Setting as Told
+from pipeline.vae.setting import read_setting
+from pipeline.vae.training import Training
 
 LR = 1e-3
 Epoch = Callable[[], None]
@@ -57,14 +59,16 @@ class Images(Dataset[Tensor]):
         return self.transform(Image.fromarray(self.images[index].numpy(), mode="L"))
 
 
-def config(setting: Setting, precision: str = "fp32") -> dict[str, Any]:
+def told(setting: Setting, precision: str = "fp32") -> Told:
     chosen = Hyperparameters(**setting, lr=LR, precision=precision)
-    return {**chosen.model_dump(), "likelihood": "bernoulli", "sigma": None}
+    return read_setting({**chosen.model_dump(), "likelihood": "bernoulli", "sigma": None})
 
 
 def plain_vae(setting: Setting) -> VAE:
     """The model in the layout that torch gives it by itself."""
-    return build((1, 28, 28), config(setting), 0).to(memory_format=torch.contiguous_format)
+    return build((1, 28, 28), told(setting).architecture, 0).to(
+        memory_format=torch.contiguous_format
+    )
 
 
 def loss_of(vae: nn.Module, x: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ def lightning(images: Tensor, setting: Setting, device: str) -> Epoch:
 def ours(images: Tensor, setting: Setting, device: str, precision: str = "fp32") -> Epoch:
     prepare_process()
     on_device = images.to(device)
-    training = Training(on_device, on_device[:128], config(setting, precision), 0, 1000, device)
+    training = Training(on_device, on_device[:128], told(setting, precision), 0, 1000, device)
 
     def epoch() -> None:
         training.run_epoch()

@@ -28,14 +28,15 @@ from typing import Any
 import psutil
 
 from bench.hardware import hardware, table
-from pipeline import sync
-from pipeline.config import Space, load_space
-from pipeline.lag import lag_line
-from pipeline.machine import Machine, load_machine
 from pipeline.paths import Paths
-from pipeline.records import CURVES
+from pipeline.settings.machine import Machine, load_machine
+from pipeline.settings.space import Space, load_space
+from pipeline.study.claim import Plan
 from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger, storage_url
+from pipeline.sync import follow
+from pipeline.sync.lag import lag_line
+from pipeline.sync.sweep import CURVES
 from pipeline.tracking.store import set_environment
 
 EPOCHS, EPOCH_SECONDS = 30, 1.0
@@ -50,7 +51,7 @@ Cost = tuple[float, float, float]  # core-seconds of a trial: worker, mirror, se
 
 def main() -> None:
     """Measures the three and prints them side by side."""
-    sync.CATCH_UP_SECONDS = 600.0  # all that the mirror does counts, on a busy machine too
+    follow.CATCH_UP_SECONDS = 600.0  # all that the mirror does counts, on a busy machine too
     folder = Path(tempfile.mkdtemp(prefix="bench-tracking-"))
     try:
         with server(folder) as (uri, session):
@@ -98,7 +99,7 @@ class Sweep:
     def mirrored(self) -> Iterator[int]:
         """A command with its mirror, which has sent a trial already; the mirror's session."""
         before = {child.pid for child in psutil.Process().children()}
-        with sync.following(self._space, self._machine, self._paths, "prepare"):
+        with follow.following(self._space, self._machine, self._paths, "prepare"):
             (mirror,) = {child.pid for child in psutil.Process().children()} - before
             self.trial(pace=0.0)
             while "lacks" in lag_line(self._paths.root, self._space, self._machine, self._ledger):
@@ -106,9 +107,10 @@ class Sweep:
             yield mirror
 
     def trial(self, pace: float = EPOCH_SECONDS) -> None:
-        lease = self._ledger.claim(self._study.id, budget=9, parallelism=1, owner="bench", meta={})
+        number = len(self._ledger.parts(self._study.id))
+        plan = Plan(number, number, 0, EPOCHS, 0, None, 1, PARAMETERS, [], 0)
+        lease = self._ledger.begin(self._study.id, plan, owner="bench", meta={})
         assert lease is not None
-        self._ledger.propose(lease, PARAMETERS)
         curve: list[dict[str, Any]] = []
 
         def report(records: list[dict[str, Any]]) -> None:

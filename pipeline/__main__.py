@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import NO_SPACE, NOT_ALLOWED, Interrupted, UserError
-from pipeline.stages import STAGES
+from pipeline.errors import Interrupted, UserError, of_the_disk
+from pipeline.paths import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.config import Space
-    from pipeline.machine import Machine
-    from pipeline.paths import Paths
+    from pipeline.settings.machine import Machine
 
-# What a stage reads of earlier stages; the first file of each tells that the stage has run.
-NEEDS = {
-    "prepare": (),
-    "search": ("prepare/manifest.json",),
-    "retrain": ("prepare/manifest.json", "search/best.json"),
-    "evaluate": ("prepare/manifest.json", "retrain/winner.json"),
-    "render": (
-        "prepare/manifest.json",
-        "search/best.json",
-        "retrain/winner.json",
-        "evaluate/metrics.json",
-    ),
-}
+READER_LEFT = 128 + 13  # SIGPIPE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,8 +26,24 @@ app = typer.Typer(
     help="Hyperparameter search for variational autoencoders: stages, checks and helpers.",
 )
 Name = Annotated[str, typer.Argument(help="a sweep: the NAME of search_spaces/NAME.yaml")]
-For = Annotated[str | None, typer.Option("--for", help="stop after so long: 90m, 2h, 1h30m")]
-Until = Annotated[str | None, typer.Option(help="stop at 07:00 or 2030-12-31T07:00")]
+For = Annotated[str | None, typer.Option("--for", help="be done after so long: 90m, 2h, 1h30m")]
+# Of all that may be wrong with a command line Typer exports one kind alone.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+Until = Annotated[str | None, typer.Option(help="be done at 07:00 or 2030-12-31T07:00")]
+
+
+def _root() -> Path:
+    """The checkout: the current folder. Raises UserError in any other folder.
+
+    Messages name files as seen from the checkout, so a folder within it will not do.
+    """
+    here = Path.cwd()
+    if (here / "search_spaces").is_dir():
+        return here
+    for folder in here.parents:
+        if (folder / "search_spaces").is_dir():
+            raise UserError(f"{here} is a folder of the checkout: `cd {quote(str(folder))}` first")
+    raise UserError(f"{here} is no checkout, it has no search_spaces/: give the command in one")
 
 
 def _stage_command(stage: str, summary: str) -> None:
@@ -69,15 +71,81 @@ _training_command("run", STAGES, "All five stages in order, without DVC: a quick
 
 
 @app.command()
-def check(name: Name) -> None:
-    """Validate a search space and print what would be searched."""
-    from pipeline.config import load_space
-    from pipeline.describe import describe
-    from pipeline.machine import load_machine
+def sweep(
+    names: Annotated[list[str], typer.Argument(help="sweeps: NAMEs of search_spaces/NAME.yaml")],
+    duration: For = None,
+    until: Until = None,
+    add: Annotated[
+        int | None, typer.Option(min=1, help="so many trials more than there are")
+    ] = None,
+    then: Annotated[
+        str | None, typer.Option(help="a command for the end, when the summary is on disk")
+    ] = None,
+) -> None:
+    """Take sweeps to an answer unattended, night after night; see docs/nights.md."""
+    from pipeline.commands.sweep import sweep as work
+    from pipeline.settings.machine import load_machine
 
-    space = load_space(Path.cwd(), name)
-    load_machine(Path.cwd())
+    root = _root()
+    machine = _with_deadline(load_machine(root), duration, until)
+    raise typer.Exit(work(root, machine, names, add, then))
+
+
+@app.command()
+def nights() -> None:
+    """What the nights have done, as a table; draws runs/nights/nights.png."""
+    from pipeline.commands.nights import draw, nights_text
+
+    root = _root()
+    typer.echo(nights_text(root))
+    if file := draw(root):
+        typer.echo(f"figure: {file}")
+
+
+@app.command()
+def check(name: Name) -> None:
+    """Validate a search space; print what would be searched and what it would cost."""
+    from pipeline.commands.check import describe
+    from pipeline.commands.estimate import estimate_text, find_images
+    from pipeline.paths import Paths
+    from pipeline.settings.machine import load_machine
+    from pipeline.settings.space import load_space
+    from pipeline.work.family import family_faults
+
+    space, machine = load_space(_root(), name), load_machine(_root())
     typer.echo(describe(space))
+    if space.sources and (shape := find_images(space, Paths(_root(), name)).shape):
+        _refuse(name, list(family_faults(space, shape)))
+    typer.echo(estimate_text(space, machine, Paths(_root(), name)))
+
+
+def _refuse(name: str, faults: list[str]) -> None:
+    """Raises UserError where there are faults, after it has printed them."""
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise UserError(f"check {name}: {faults[0]}: correct it")
+
+
+@app.command()
+def new(
+    name: Name,
+    images: Annotated[str, typer.Option(help="a folder of images")],
+    duration: Annotated[
+        str, typer.Option("--for", help="the time it may take on this machine: 90m, 2h, 1h30m")
+    ] = "1h",
+) -> None:
+    """Look at a folder of images and write a search space for it."""
+    from pipeline.commands.new import new_space
+    from pipeline.settings.deadline import deadline_after, now
+    from pipeline.settings.machine import load_machine
+
+    try:
+        seconds = (deadline_after(duration) - now()).total_seconds()
+    except ValueError as error:
+        raise UserError(f"new: --for {error}") from None
+    file = new_space(_root(), load_machine(_root()), name, images, seconds)
+    typer.echo(f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`")
 
 
 @app.command()
@@ -85,21 +153,169 @@ def status(
     name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
 ) -> None:
     """What the studies have done, who works on what, the time left, the space on disk."""
-    from pipeline.machine import load_machine
-    from pipeline.status import status_text
+    from pipeline.commands.status import status_text
+    from pipeline.settings.machine import load_machine
 
-    typer.echo(status_text(Path.cwd(), load_machine(Path.cwd()), name))
+    wrong: list[str] = []
+    if text := status_text(_root(), load_machine(_root()), name, wrong):
+        typer.echo(text)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more sweeps are not in order)" if wrong[1:] else ""
+        raise UserError(wrong[0] + more)
+
+
+@app.command()
+def doctor() -> None:
+    """Examine environment, device, storage, tracker, Slurm and disk; say what to mend."""
+    from pipeline.commands.doctor import examine
+    from pipeline.settings.machine import load_machine
+
+    findings = examine(_root(), load_machine(_root()))
+    for finding in findings:
+        typer.echo(finding)
+    if wrong := [finding.place for finding in findings if finding.remedy]:
+        raise UserError(f"doctor: wrong: {', '.join(wrong)}: mend what is said above")
+
+
+@app.command("list")
+def list_() -> None:
+    """All sweeps of this checkout: data, state, best, winner, size."""
+    from pipeline.commands.listing import list_text
+    from pipeline.settings.machine import load_machine
+
+    typer.echo(list_text(_root(), load_machine(_root())))
+
+
+@app.command()
+def clean(
+    name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
+    studies: Annotated[
+        bool, typer.Option("--studies", help="delete the ledger's rows of earlier forks, too")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Say which files nothing needs any more, ask, and delete them."""
+    from pipeline.commands.clean import find_rubbish, remove
+    from pipeline.settings.machine import load_machine
+
+    root, machine = _root(), load_machine(_root())
+    rubbish = find_rubbish(root, machine, name)
+    if not rubbish.places and not (studies and rubbish.studies):
+        typer.echo("nothing to clean")
+        return
+    typer.echo(rubbish.text(root, studies))
+    if not yes and not sys.stdin.isatty():
+        raise UserError("clean: nothing is deleted without a terminal to ask on: add --yes")
+    if yes or typer.confirm("delete these?"):
+        remove(rubbish, root, machine, with_rows=studies)
+        typer.echo("deleted")
+
+
+@app.command()
+def archive(
+    name: Name,
+    to: Annotated[Path | None, typer.Option(help="the file; default: NAME.tar here")] = None,
+) -> None:
+    """Write a sweep's space, outputs, trials and versions into one tar file."""
+    from pipeline.commands.archive import archive as write
+    from pipeline.settings.machine import load_machine
+
+    target = write(_root(), load_machine(_root()), name, to or Path(f"{name}.tar"))
+    typer.echo(target)
+
+
+@app.command()
+def export(
+    name: Name,
+    optuna: Annotated[str, typer.Option(help="URL of a storage, such as sqlite:///optuna.db")],
+) -> None:
+    """Write the search as a study of Optuna: its dashboard and plots read it."""
+    from pipeline.commands.export import export_text
+    from pipeline.settings.machine import load_machine
+
+    typer.echo(export_text(_root(), load_machine(_root()), name, optuna))
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str], typer.Argument(help="two sweeps or more; the first is compared with")
+    ],
+) -> None:
+    """Sweeps side by side: figures, what differs, and whether the winners can be told apart."""
+    from pipeline.api import Checkout
+
+    typer.echo(Checkout(_root()).compare(*names))
 
 
 @app.command()
 def reproduce(
-    name: Name, number: Annotated[int, typer.Argument(help="number of a search trial")]
+    name: Name,
+    number: Annotated[int, typer.Argument(help="number of a trial")],
+    study: Annotated[
+        str | None, typer.Option(help="a study of the ledger; default: the search as it is now")
+    ] = None,
 ) -> None:
     """Train one trial again, alone, and say whether the record is identical."""
-    from pipeline.machine import load_machine
-    from pipeline.reproduce import reproduce_trial
+    from pipeline.commands.reproduce import reproduce_trial
+    from pipeline.settings.machine import load_machine
 
-    typer.echo(reproduce_trial(Path.cwd(), load_machine(Path.cwd()), name, number))
+    typer.echo(reproduce_trial(_root(), load_machine(_root()), name, number, study))
+
+
+@app.command()
+def space(
+    study: Annotated[str, typer.Argument(help="a study of the ledger")],
+    file: Annotated[
+        str | None, typer.Option(help="print this Python file of its own family instead")
+    ] = None,
+) -> None:
+    """Print the search space of a study as a file, as the ledger has it."""
+    from pipeline.commands.reproduce import study_space
+    from pipeline.settings.machine import load_machine
+
+    typer.echo(study_space(_root(), load_machine(_root()), study, file), nl=False)
+
+
+@app.command()
+def verify(
+    name: Name,
+    train: Annotated[int, typer.Option(min=0, help="train so many trials again")] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="measure the winner's weights again")
+    ] = False,
+    no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="leave MLflow out")] = False,
+) -> None:
+    """Recompute, without training, what a sweep states; name what does not follow."""
+    from pipeline.commands.verify import verify as audited
+    from pipeline.settings.machine import load_machine
+
+    machine = load_machine(_root())
+    audit = audited(_root(), machine, name, mlflow=not no_mlflow, train=train, measure=measure)
+    for finding in audit.findings:
+        typer.echo(finding)
+    if audit.findings:
+        found = len(audit.findings)
+        raise UserError(
+            f"verify {name}: {found} finding{'s' * (found > 1)}: run the stage of the first again,"
+            " or restore its files; MLflow is brought up to date by `sync`"
+        )
+    typer.echo(f"verify {name}: all follows: {', '.join(audit.seen)}")
+
+
+@app.command()
+def retry(
+    name: Name,
+    number: Annotated[
+        int | None, typer.Argument(help="a failed search trial; default: all that failed")
+    ] = None,
+) -> None:
+    """Re-open failed trials, and those that were proposed or pruned after seeing them."""
+    from pipeline.commands.retry import retry_failed
+    from pipeline.settings.machine import load_machine
+
+    for line in retry_failed(_root(), load_machine(_root()), name, number):
+        typer.echo(line)
 
 
 @app.command()
@@ -110,20 +326,36 @@ def sync(
     ] = False,
 ) -> None:
     """Bring MLflow up to date with the ledger and the outputs."""
-    from pipeline.machine import load_machine
-    from pipeline.sync import sync_all
+    from pipeline.settings.machine import load_machine
+    from pipeline.sync.follow import sync_all
 
-    for line in sync_all(Path.cwd(), load_machine(Path.cwd()), name, rebuild=rebuild):
+    for line in sync_all(_root(), load_machine(_root()), name, rebuild=rebuild):
         typer.echo(line)
+
+
+def _wishing_command(verb: str, summary: str) -> None:
+    def command(name: Name) -> None:
+        from pipeline.commands.workers import tell
+        from pipeline.settings.machine import load_machine
+
+        what = None if verb == "resume" else verb
+        typer.echo(tell(_root(), load_machine(_root()), name, what))
+
+    app.command(verb, help=summary)(command)
+
+
+_wishing_command("cancel", "Tell all workers of a sweep, on all hosts, to save and leave.")
+_wishing_command("pause", "Tell them to save and wait.")
+_wishing_command("resume", "Tell them to go on.")
 
 
 @app.command()
 def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> None:
     """Where an MLflow run comes from, and the commands that recreate it."""
-    from pipeline.machine import load_machine
-    from pipeline.where import where_text
+    from pipeline.commands.where import where_text
+    from pipeline.settings.machine import load_machine
 
-    typer.echo(where_text(Path.cwd(), load_machine(Path.cwd()), run_id))
+    typer.echo(where_text(_root(), load_machine(_root()), run_id))
 
 
 @app.command()
@@ -133,65 +365,70 @@ def ui(
     ] = 5000,
 ) -> None:
     """Open MLflow on the runs of this checkout."""
-    from pipeline.machine import load_machine
-    from pipeline.ui import serve_ui
+    from pipeline.commands.ui import serve_ui
+    from pipeline.settings.machine import load_machine
 
-    raise typer.Exit(serve_ui(Path.cwd(), load_machine(Path.cwd()), port))
+    raise typer.Exit(serve_ui(_root(), load_machine(_root()), port))
 
 
 @app.command(hidden=True)
-def worker(job: Path, slot: int) -> None:
-    """Work on a job file (started by search and retrain)."""
-    from pipeline.worker import main as work
+def settings(name: Name) -> None:
+    """Write what the stages of a sweep work from (DVC does so first)."""
+    from pipeline.paths import Paths
+    from pipeline.settings.snapshot import take
 
-    raise typer.Exit(work(job, slot))
+    take(Paths(_root(), name))
+
+
+@app.command("own-data", hidden=True)
+def own_data() -> None:
+    """Look for changes in the own data of the sweeps of params.yaml (DVC does so first)."""
+    from pipeline.settings.snapshot import own_data as look
+
+    look(_root())
+
+
+@app.command()
+def worker(
+    job: Annotated[str, typer.Argument(help="a sweep whose command is at work, or a job's id")],
+    slot: Annotated[int, typer.Argument(min=0, help="its number on this host")] = 0,
+    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+    only: Annotated[str | None, typer.Option(hidden=True)] = None,
+    after: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Work on a sweep of this storage, whichever host its command was given on."""
+    from pipeline.work.told import listen
+
+    told = listen(alone=not child)  # before anything heavy
+    from pipeline.commands.worker import work
+
+    raise typer.Exit(work(_root(), job, slot, told, child=child, only=only, after=after))
 
 
 @app.command(hidden=True)
 def mirror(name: str) -> None:
     """Follow a sweep in MLflow until standard input closes (started by search and retrain)."""
-    from pipeline.machine import load_machine
-    from pipeline.sync import follow
+    from pipeline.settings.machine import load_machine
+    from pipeline.sync.follow import follow
 
-    follow(Path.cwd(), load_machine(Path.cwd()), name)
+    follow(_root(), load_machine(_root()), name)
 
 
 def _run_stages(
     stages: tuple[str, ...], name: str, duration: str | None = None, until: str | None = None
 ) -> None:
-    from pipeline.config import load_space
-    from pipeline.machine import load_machine
-    from pipeline.paths import Paths
+    from pipeline.commands.run import run_stages
+    from pipeline.settings.machine import load_machine
 
-    root = Path.cwd()
-    space, paths = load_space(root, name), Paths(root, name)
+    root = _root()
     machine = _with_deadline(load_machine(root), duration, until)
-    if stages == ("prepare",):
-        _run_stage("prepare", space, machine, paths)
-        return
-    _check_inputs(stages[0], paths.runs / name)
-    from pipeline.sync import following
-
-    before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
-    with following(space, machine, paths, before) as ended:
-        for stage in stages:
-            _run_stage(stage, space, machine, paths)
-            ended(stage)
-
-
-def _run_stage(stage: str, space: Space, machine: Machine, paths: Paths) -> None:
-    _check_inputs(stage, paths.runs / space.name)
-    try:
-        import_module(f"pipeline.stages.{stage}").run(space, machine, paths)
-    except KeyboardInterrupt:  # which Typer would let go without a word
-        raise Interrupted(
-            f"{stage} {space.name}: interrupted: the same command starts it again"
-        ) from None
+    if said := run_stages(stages, root, name, machine):
+        typer.echo(said)
 
 
 def _with_deadline(machine: Machine, duration: str | None, until: str | None) -> Machine:
     """machine.yaml with the command line's deadline over its own. Raises UserError."""
-    from pipeline.deadline import deadline_after, deadline_at
+    from pipeline.settings.deadline import deadline_after, deadline_at
 
     if duration is not None and until is not None:
         raise UserError("--for and --until exclude each other: give one of them")
@@ -205,31 +442,42 @@ def _with_deadline(machine: Machine, duration: str | None, until: str | None) ->
     return machine
 
 
-def _check_inputs(stage: str, runs: Path) -> None:
-    for needed in NEEDS[stage]:
-        if not (runs / needed).exists():
-            earlier = needed.split("/")[0]
-            raise UserError(
-                f"{stage} {runs.name}: runs/{runs.name}/{needed} is missing: run"
-                f" `python -m pipeline {earlier} {runs.name}` first"
-            )
-
-
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 a bug, 2 input or disk, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 a bug, 2 input or disk, 75 skipped, 130
+    interrupted, 141 the reader of its output has left (`| head`), as a shell counts it."""
     try:
-        app()
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()  # else it fails when Python ends, with a code of its own
+        raise SystemExit(code)
+    except BrokenPipeError:
+        os._exit(READER_LEFT)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which Typer makes a 1 of
+            os._exit(READER_LEFT)
+        raise
+    except UsageError as error:
+        _leave(_usage(error), 2)
+    except typer.Abort:  # the end of standard input, or Ctrl-C, instead of an answer
+        _leave("interrupted: nothing is changed", 130)
     except UserError as error:
         _leave(f"error: {error}", 2)
     except OSError as error:
-        where = error.filename2 or error.filename or "the disk of runs/"  # 2: of a copy, the target
-        if error.errno in NO_SPACE:
-            _leave(f"error: no space left for {where}: free some, then the same command goes on", 2)
-        if error.errno in NOT_ALLOWED:
-            _leave(f"error: {where}: {error.strerror}: mend that, then the same command goes on", 2)
-        raise
+        if (said := of_the_disk(error)) is None:
+            raise
+        _leave(f"error: {said}", 2)
     except Interrupted as error:
         _leave(str(error), 130)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, in one line; the help, if there is nothing on it."""
+    message = error.format_message()
+    if not sys.argv[1:]:
+        return str(message)
+    verb = error.ctx.info_name if error.ctx and error.ctx.parent else ""
+    said = " ".join(message.split()).rstrip(".")
+    prefix, verb = (f"{verb}: ", f" {verb}") if verb else ("", "")
+    return f"error: {prefix}{said}: see `python -m pipeline{verb} --help`"
 
 
 def _leave(message: str, code: int) -> None:

@@ -1,10 +1,23 @@
 """The ways in which a command ends early without being at fault."""
 
+from __future__ import annotations
+
 import errno
+from pathlib import Path
 
 # Of an OSError: one line too, and exit code 2.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+NOT_ALLOWED = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+BROKEN = (errno.EIO, errno.ESTALE)  # a device or a mount, which may be back at the next try
 
 
 class UserError(Exception):
@@ -19,3 +32,19 @@ class Interrupted(Exception):
 
     The command line prints it and exits with 130.
     """
+
+
+class OutOfTime(Interrupted):
+    """Stopped by a deadline, and by nothing else."""
+
+
+def of_the_disk(error: OSError) -> str | None:
+    """What an OSError of full, forbidden or missing places says in one line; None: it is a bug."""
+    where = error.filename2 or error.filename or "the disk of runs/"  # 2: of a copy, the target
+    if error.errno in NO_SPACE:
+        return f"no space left for {where}: free some, then the same command goes on"
+    if error.errno == errno.EEXIST and Path(where).is_symlink():
+        return f"{where} is a link that leads nowhere: mount its target or drop it"
+    if error.errno in NOT_ALLOWED + BROKEN:
+        return f"{where}: {error.strerror}: mend that, then the same command goes on"
+    return None

@@ -1,23 +1,12 @@
-"""Every path of the project, and the only ways in which files come into being."""
+"""Every path of the project."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+STAGES = ("prepare", "search", "retrain", "evaluate", "render")
+COPIES = (".dvc", "tmp", "exps")  # where DVC copies a checkout to
 
 
 @dataclass(frozen=True)
@@ -36,33 +25,124 @@ class Paths:
         return self.runs / self.name / stage
 
     @property
+    def settings(self) -> Path:
+        """What the stages work from, a file a section (a DVC out too)."""
+        return self.stage("settings")
+
+    @property
     def prepare(self) -> Path:
         return self.stage("prepare")
+
+    @property
+    def manifest(self) -> Path:
+        return self.prepare / "manifest.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.prepare / "samples.png"
+
+    @property
+    def held_out(self) -> Path:
+        return self.prepare / "held_out_images.npy"
 
     @property
     def search(self) -> Path:
         return self.stage("search")
 
     @property
+    def trials_table(self) -> Path:
+        return self.search / "trials.csv"
+
+    @property
+    def curves_table(self) -> Path:
+        return self.search / "curves.csv"
+
+    @property
+    def best(self) -> Path:
+        return self.search / "best.json"
+
+    @property
+    def search_record(self) -> Path:
+        return self.search / "study.json"
+
+    @property
     def retrain(self) -> Path:
         return self.stage("retrain")
+
+    @property
+    def config(self) -> Path:
+        return self.retrain / "config.json"
+
+    @property
+    def winner(self) -> Path:
+        return self.retrain / "winner.json"
+
+    @property
+    def candidates_table(self) -> Path:
+        return self.retrain / "candidates.csv"
+
+    @property
+    def history_table(self) -> Path:
+        return self.retrain / "history.csv"
+
+    @property
+    def runs_record(self) -> Path:
+        return self.retrain / "runs.json"
+
+    @property
+    def measured(self) -> Path:
+        return self.retrain / "measured.npy"
+
+    @property
+    def model(self) -> Path:
+        return self.retrain / "model.safetensors"
 
     @property
     def evaluate(self) -> Path:
         return self.stage("evaluate")
 
     @property
+    def metrics(self) -> Path:
+        return self.evaluate / "metrics.json"
+
+    @property
+    def headline(self) -> Path:
+        return self.evaluate / "headline.json"
+
+    @property
     def render(self) -> Path:
         return self.stage("render")
 
     @property
+    def report(self) -> Path:
+        return self.render / "report.html"
+
+    @property
+    def nights(self) -> Path:
+        """A folder for each night, with its summary."""
+        return self.runs / "nights"
+
+    @property
+    def budget(self) -> Path:
+        """What a deadline has chosen in place of the file's budget, if it has."""
+        return self.runs / self.name / "budget.json"
+
+    @property
     def state(self) -> Path:
-        """Live state that outlives stages: never a DVC out, never deleted by one."""
-        return self.runs / "state"
+        """Live state that outlives stages: never a DVC out, never deleted by one.
+
+        It is the main checkout's, also for an experiment that DVC runs in a copy.
+        """
+        return main_checkout(self.root) / "runs" / "state"
 
     @property
     def downloads(self) -> Path:
         return self.state / "downloads"
+
+    @property
+    def seconds(self) -> Path:
+        """How long stages took, for whoever has to be done by a deadline."""
+        return self.state / "seconds" / f"{self.name}.json"
 
     @property
     def ledger(self) -> Path:
@@ -84,124 +164,16 @@ class Paths:
         return self.study(study) / f"trial-{number:05d}"
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it if the block succeeds, else vanishes.
+def main_checkout(root: Path) -> Path:
+    """The checkout whose live state `root` shares: itself, or the one that it is a copy of.
 
-    After a power cut there is the old file or the new one, never a torn one.
+    `dvc exp run --temp` and `--queue` copy a checkout to .dvc/tmp/exps/NAME in it, and remove the
+    copy when they are done. The project may be a folder of the repository that DVC was set up in.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    temporary = Path(name)
-    try:
-        _hold(handle)
-        yield temporary
-        temporary.chmod(0o644)
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not name its file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that replaces the folder `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
-        _hold(handle)
-        yield temporary
-        temporary.chmod(0o755)
-        for inner in [*temporary.rglob("*"), temporary]:
-            _to_disk(inner)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(handle)
-
-
-def _hold(handle: int) -> None:
-    """Tells others that its writer lives. Without such locks on a disk nothing is ever cleared."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH)
-
-
-def _clear_leftovers(path: Path) -> None:
-    """Removes what killed writers of `path` have left. A living one holds a lock on its own."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(left, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            finally:
-                os.close(handle)
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole text file or nothing."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes readable JSON with a stable layout: same value, same bytes."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` has written. Raises UserError if someone has damaged it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise damaged(path, error) from None
-
-
-def read_array(path: Path) -> np.ndarray:
-    """An array that a stage has written. Raises UserError if someone has damaged it."""
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise damaged(path, error) from None
-
-
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file that a stage has written; `options` are pandas'. Raises UserError likewise."""
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, **options)
-    except ValueError as error:
-        raise damaged(path, error) from None
-
-
-def damaged(path: Path, error: Exception) -> UserError:
-    """The message about a file that we wrote, whole, and that is not whole any more."""
-    return UserError(
-        f"{path} is damaged ({error}): delete it and run the stage that writes it again"
-    )
+    here = root.absolute()
+    for folder in here.parents:
+        if folder.parts[-3:] == COPIES and (folder.parents[1] / "config").exists():
+            copied = (each for each in (here, *here.parents) if folder in each.parents)
+            top = next((each for each in copied if (each / COPIES[0]).is_dir()), here)
+            return folder.parents[2] / here.relative_to(top)
+    return root

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
 import shutil
-import socket
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from desk import Desk
+from postgres import Postgres
 
 from pipeline.study import ledger
 
 if TYPE_CHECKING:
+    from cluster import Cluster
     from crews import Sweep
+    from worked import Worked
 
-BINARIES = Path("/usr/lib/postgresql")  # where Debian puts them, by version
 numbers = itertools.count()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else children ignore it, too, where nohup began us
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -31,6 +34,14 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
     return request.getfixturevalue("postgres_storage")
+
+
+@pytest.fixture(autouse=True)
+def impatient() -> Iterator[None]:
+    """`be_patient` is for the rest of a process, which tests share, and fixtures of a session."""
+    os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+    yield
+    os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
 
 
 @pytest.fixture
@@ -59,10 +70,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return made
 
 
+@pytest.fixture(scope="session")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
+    """A finished sweep, from prepare to the report and to MLflow; to be copied, not changed."""
+    from worked import work_through
+
+    return work_through(tmp_path_factory.mktemp("worked") / "clone")
+
+
 @pytest.fixture
 def expire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on leases have run out when they are granted; called again, they last."""
     lengths = itertools.cycle([-1.0, 60.0])
+    monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)  # PostgreSQL has just been started
     return lambda: monkeypatch.setattr(ledger, "LEASE_SECONDS", next(lengths))
 
 
@@ -85,41 +105,46 @@ def postgres_server() -> Iterator[str]:
     if url := os.environ.get("PIPELINE_TEST_POSTGRES"):
         yield url
         return
-    versions = sorted(BINARIES.glob("*/bin/initdb"))
-    if not versions:
-        pytest.skip(f"PIPELINE_TEST_POSTGRES is not set and {BINARIES}/*/bin/initdb does not exist")
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
-        run = _as_user(folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        binaries, data = versions[-1].parent, folder / "data"
-        run(binaries / "initdb", "-D", data, "-U", "tester", "--auth=trust", "--no-sync")
-        options = f"-p {port} -F -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-        control = (binaries / "pg_ctl", "-D", data, "-w")
-        run(*control, "-l", folder / "log", "-o", options, "start")
+        server = Postgres(folder)
+        server.start()
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+            yield server.url
         finally:
-            run(*control, "-m", "immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder)
 
 
-def _as_user(folder: Path) -> Callable[..., None]:
-    """Runs commands as ourselves or, as PostgreSQL refuses root, as another owner of `folder`."""
-    prefix: list[str] = []
-    if os.getuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("PostgreSQL refuses to run as root, and setpriv is not there")
-        user = pwd.getpwnam("nobody")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        prefix = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A running server of the test's own, to be stopped and started."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        server = Postgres(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(subprocess.CalledProcessError):  # it stands still already
+                server.stop()
+    finally:
+        shutil.rmtree(folder)
 
-    def run(*command: object) -> None:
-        subprocess.run(
-            [*prefix, *map(str, command)], check=True, cwd=folder, stdout=subprocess.DEVNULL
-        )
 
-    return run
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm of two nodes; a test leaves no job behind."""
+    from cluster import Cluster  # late, as above
+
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path is
+    try:
+        made = Cluster(folder)
+        try:
+            made.up()
+            yield made
+        finally:
+            made.down()
+    finally:
+        shutil.rmtree(folder)

@@ -8,37 +8,13 @@ import random
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
-from bench.curves import EPOCHS, ROOT, SETTINGS, SPACE, TABLE, draws
-from bench.pruning import BUDGET, Recorded, after, search
+from bench.growth import ROOT
 from bench.search import followed, move
-from pipeline.config import parse_space
+from pipeline.settings.space import parse_space
 from pipeline.study.propose import centre
-
-
-@pytest.fixture(scope="module")
-def recorded() -> Recorded:
-    return Recorded(SPACE, pd.read_csv(TABLE))
-
-
-def test_a_recorded_setting_has_its_own_curve(recorded: Recorded) -> None:
-    table = pd.read_csv(TABLE)
-    for number, chosen in enumerate(draws(SPACE, SETTINGS)):
-        own = table.loc[table["setting"] == number, "nelbo_nats"].tolist()
-        assert recorded.curve(chosen) == own
-        assert len(own) == EPOCHS
-
-
-def test_a_replayed_search_repeats_itself_and_pruning_saves_epochs(recorded: Recorded) -> None:
-    whole = search(SPACE, recorded, "random", "none", 4, seed=0)
-    assert whole == search(SPACE, recorded, "random", "none", 4, seed=0)
-    assert [spent for spent, _ in whole] == list(range(EPOCHS, BUDGET + 1, EPOCHS))
-    pruned = search(SPACE, recorded, "random", "median", 4, seed=0)
-    assert len(pruned) > len(whole)
-    assert after(pruned, BUDGET) >= recorded.lowest
 
 
 def test_a_search_that_cannot_run_is_an_error_and_no_slow_search(tmp_path: Path) -> None:

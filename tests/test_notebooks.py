@@ -20,7 +20,7 @@ import pytest
 import yaml
 from test_pipeline import ROOT, checkout, pipeline
 
-from pipeline.readers import read_idx
+from pipeline.data.readers import read_idx
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 LIGHT = {

@@ -87,6 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("one"), {"tiny": TINY_DIGITS})
     done = pipeline(folder, "run", "tiny", PIPELINE_WORKERS="1")
     assert done.returncode == 0, done.stderr
+    (folder / "said.txt").write_text(done.stdout)
     return folder
 
 
@@ -135,6 +136,39 @@ def test_candidates_are_compared_by_what_their_trials_recorded(finished: Path) -
     assert table.loc[table["winner"], "best_or_equal"].all()
 
 
+def test_run_ends_with_the_result(finished: Path) -> None:
+    said = (finished / "said.txt").read_text()
+    metrics = json.loads((finished / "runs/tiny/evaluate/metrics.json").read_text())
+    parts = [f"{metrics[f'{name}_nats']:.2f}" for name in ("nelbo", "recon", "kl")]
+    total, recon, kl = parts
+    assert said.startswith(f"tiny: test NELBO {total} nats an image = reconstruction {recon} + KL")
+    assert f"+ KL {kl} (" in said
+    mean, sd = (metrics["seeds"][f"nelbo_nats_{name}"] for name in ("mean", "sd"))
+    half = 12.706 * sd / 2**0.5  # Student's t of one degree of freedom
+    low, high = (float(text) for text in re.findall(r"interval ([\d.]+) … ([\d.]+);", said)[0])
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.02)
+    assert (finished / re.findall(r"report: (\S+)", said)[0]).exists()
+    assert "next: the report's section Advice; more trials: raise search.trials" in said
+    assert "pipeline ui" not in said, "there is no tracking to look at"
+    python = re.findall(r"in Python: (.*)$", said, re.MULTILINE)[0]
+    code = f"import numpy as np\n{python}\nprint(model.encode(np.zeros((3, 8, 8))).shape[1])"
+    shown = run(finished, sys.executable, "-c", code)
+    assert shown.stdout.strip() in ("2", "6"), shown.stderr
+
+
+def test_check_says_what_it_would_cost(finished: Path) -> None:
+    said = pipeline(finished, "check", "tiny").stdout
+    assert "learning rate (peak, if scheduled); allowed: numbers > 0, ≤ 10" in said
+    assert "optimizer; allowed: adam, adamw, adamax, rmsprop, sgd" in said
+    weights = [int(text) for text in re.findall(r"weights +(\d[\d,]*) at.* (\d+) … (\d+,?\d*)",
+               said.replace(",", ""))[0]]  # fmt: skip
+    # (64 + 1) 64 + 2 (64 + 1) d + (d + 1) 64 + (64 + 1) 64 for d latents
+    assert weights == [8320 + 130 * d + 64 * d + 64 for d in (2, 2, 6)]
+    for line in ("images ", "memory ", "time ", "disk "):
+        assert f"\n  {line}" in said
+    assert "timed just now with the centre's setting" in said
+
+
 def test_two_workers_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path, {"tiny": TINY_DIGITS})
     stages = ("prepare", "search", "retrain")  # the later ones start no workers
@@ -142,7 +176,8 @@ def test_two_workers_give_the_same_bytes(finished: Path, tmp_path: Path) -> None
         done = pipeline(folder, stage, "tiny", PIPELINE_WORKERS="2")
         assert done.returncode == 0, done.stderr
     ours = outputs(folder)
-    theirs = {n: content for n, content in outputs(finished).items() if n.startswith(stages)}
+    kept = (*stages, "settings")
+    theirs = {n: content for n, content in outputs(finished).items() if n.startswith(kept)}
     assert theirs.keys() == ours.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
@@ -191,13 +226,13 @@ def test_dvc_skips_extends_and_redraws(tmp_path: Path) -> None:
     assert run(folder, "dvc", "repro").returncode == 0
 
     again = run(folder, "dvc", "repro")
-    assert "Running stage" not in again.stdout
+    assert re.findall(r"Running stage '(.*)'", again.stdout) == ["own_data"]
 
     space = folder / "search_spaces" / "tiny.yaml"
     space.write_text(space.read_text().replace("images: 4", "images: 5"))
     redrawn = run(folder, "dvc", "repro")
-    assert redrawn.stdout.count("Running stage") == 1
-    assert "Running stage 'render@tiny'" in redrawn.stdout
+    ran = re.findall(r"Running stage '(.*)'", redrawn.stdout)
+    assert ran == ["own_data", "settings@tiny", "render@tiny"]
 
     before = (folder / "runs/tiny/search/trials.csv").read_text().splitlines()
     space.write_text(space.read_text().replace("trials: 5", "trials: 7"))

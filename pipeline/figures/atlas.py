@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.config import Render, Space
-from pipeline.figures import curves, images, latent, passes, study, style, walks
+from pipeline.figures import curves, images, latent, passes, search, style, walks
+from pipeline.figures.importance import Importance
 from pipeline.figures.inputs import Inputs
 from pipeline.figures.passes import Array, Posterior
 from pipeline.figures.report import Plate
-from pipeline.figures.trials import Importance, finished
+from pipeline.figures.trials import finished
+from pipeline.settings.space import Render, Space
 from pipeline.vae.model import VAE
 
 FIRST, BEST = "first epoch", "best epoch"
@@ -81,31 +82,36 @@ def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> li
     """The study: history, curves, importance, slices, parallel coordinates, Pareto front."""
     trials, searched, best = inputs.trials, space.searched, inputs.best["number"]
     if finished(trials).empty:
-        return [_plate("history", "Search", "", "No trial has finished: there is nothing to draw.")]
-    complete = bool((trials["state"] == "complete").any())
+        return [Plate("history", "Search", "", "No trial has finished: there is nothing to draw.")]
     return [
-        _plate("history", "Optimization history",
-               "Trials beyond the axis stand at its upper edge as triangles.",
-               study.history(trials, best)),
-        _plate("intermediate", "Learning curves of all trials",
-               "A cross marks the epoch at which the pruner stopped a trial.",
-               study.intermediate(inputs.curves, trials, best)),
-        _plate("importance", "Hyperparameter importance",
-               "How much worse the forest ranks the trials when one hyperparameter is shuffled;"
-               " an out-of-bag R² near 0 says that it has learned nothing.",
-               ranking if isinstance(ranking, str) else study.importances(ranking)),
-        _plate("slices", "Slices",
-               "Trials against one hyperparameter at a time; the others vary too.",
-               study.slices(trials, searched, best) if searched
+        Plate("history", "Optimization history",
+               "Rings are trials that paused at a rung or were pruned, with the NELBO that they had"
+               " come to. Trials beyond the axis stand at its upper edge as triangles.",
+               search.history(trials, best)),
+        Plate("intermediate", "Learning curves of all trials",
+               "A ring marks the rung at which a trial paused, a cross the epoch at which it was"
+               " pruned.",
+               search.intermediate(inputs.curves, trials, best, space.search.pauses)),
+        Plate("importance", "Hyperparameter importance",
+               "How much worse the forest ranks the trials when one hyperparameter is shuffled; an"
+               " out-of-bag R² near 0 says that it has learned nothing. Trials are compared at the"
+               " first rung, where all have been: their ends would mostly say how long each was"
+               " trained.",
+               ranking if isinstance(ranking, str) else search.importances(ranking)),
+        Plate("slices", "Slices",
+               "Trials against one hyperparameter at a time; the others vary too, and rings have"
+               " had fewer epochs than dots.",
+               search.slices(trials, searched, best) if searched
                else "No hyperparameter was searched."),
-        _plate("parallel", "Parallel coordinates",
-               "One line a complete trial, dark ones are the best; “none” where a hyperparameter"
-               " does not exist.",
-               study.parallel(trials, searched) if searched and complete
-               else "Parallel coordinates need complete trials and searched hyperparameters."),
-        *([_plate("pareto", "Pareto front",
+        Plate("parallel", "Parallel coordinates",
+               "One line a trial, dark ones are the best; pale ones had fewer epochs: they paused,"
+               " or, dashed, were pruned; “none” where a hyperparameter does not exist.",
+               search.parallel(trials, searched, best) if searched
+               else "No hyperparameter was searched."),
+        *([Plate("pareto", "Pareto front",
                   "No trial has both a lower rate and a lower distortion than one on the front.",
-                  study.pareto(trials, inputs.best["pareto"]))] if "pareto" in inputs.best else []),
+                  search.pareto(trials, inputs.best["pareto"]))]
+           if "pareto" in inputs.best else []),
     ]  # fmt: skip
 
 
@@ -114,15 +120,15 @@ def training_plates(render: Render, inputs: Inputs, gallery: Gallery) -> list[Pl
     winner, window = inputs.winner, render.smoothing
     carried = {label: (p.kl(), p.activity()) for label, p in gallery.posteriors.items()}
     return [
-        _plate("training_curves", "Training curves",
+        Plate("training_curves", "Training curves",
                "β = 1 NELBO and its parts whatever β trains; train figures are means over the"
                " epoch while the weights move.",
                curves.training(inputs.winning_run, window, winner.get("best_epoch"))),
-        _plate("candidates", "Retrained candidates",
+        Plate("candidates", "Retrained candidates",
                "One line a seed: the spread of a colour is seed noise. An interval that reaches 0"
                " leaves open whether the candidate is worse at all.",
                curves.candidates(inputs.history, inputs.candidates, winner["candidate"])),
-        _plate("units", "Latent dimensions",
+        Plate("units", "Latent dimensions",
                "A dimension without KL carries nothing about the image.", curves.units(carried)),
     ]  # fmt: skip
 
@@ -137,12 +143,12 @@ def picture_plates(render: Render, gallery: Gallery) -> list[Plate]:
         gallery.models[BEST], gallery.posteriors[BEST], few, decodes, seed=2
     )
     return [
-        _plate("reconstructions", "Reconstructions",
+        Plate("reconstructions", "Reconstructions",
                "Decoded from the posterior mean of each test image.",
                images.reconstructions(gallery.originals, means)),
-        _plate("prior_samples", "Prior samples", "Both models decode the same draws.",
+        Plate("prior_samples", "Prior samples", "Both models decode the same draws.",
                images.prior_samples(gallery.decode({FIRST: z, BEST: z}))),
-        _plate("uncertainty", "Uncertainty maps",
+        Plate("uncertainty", "Uncertainty maps",
                "z is drawn from the best model's posterior of the image: bright pixels are those"
                " that the latent code leaves open.",
                images.uncertainty(gallery.images[few], average, variance, decodes)),
@@ -152,16 +158,16 @@ def picture_plates(render: Render, gallery: Gallery) -> list[Plate]:
 def latent_plates(render: Render, inputs: Inputs, gallery: Gallery) -> list[Plate]:
     """Scatters, decoded grids, interpolations and traversals."""
     return [
-        _plate("latent_scatter", "Latent scatter",
+        Plate("latent_scatter", "Latent scatter",
                "Posterior means; t-SNE and UMAP keep neighbourhoods, not distances or sizes.",
                _scatters(render, inputs, gallery)),
-        _plate("manifold", "Decoded grid",
+        Plate("manifold", "Decoded grid",
                "Left: equal steps. Right: normal quantiles, so that every tile stands for the same"
                " prior probability. Other dimensions are 0.", _manifold(render, gallery)),
-        _plate("interpolation", "Interpolation",
+        Plate("interpolation", "Interpolation",
                "Between the posterior means of two images, along the line and along the arc.",
                _interpolations(render, gallery)),
-        _plate("traversal", "Traversals",
+        Plate("traversal", "Traversals",
                "Around the posterior mean of one image; the dimensions are the best model's most"
                " active ones.", _traversals(render, gallery)),
     ]  # fmt: skip
@@ -229,6 +235,11 @@ def _traversals(render: Render, gallery: Gallery) -> Figure:
     return latent.traversals(gallery.decode(latents), dims, walks.range_axis(steps, limit))
 
 
-def _plate(name: str, title: str, caption: str, content: Figure | str) -> Plate:
-    drawn = style.png(content) if isinstance(content, Figure) else content
-    return Plate(name, title, caption, drawn)
+def printed(sections: dict[str, list[Plate]]) -> dict[str, list[Plate]]:
+    """The same with the figures as PNG."""
+
+    def as_png(plate: Plate) -> Plate:
+        drawn = plate.content
+        return replace(plate, content=style.png(drawn)) if isinstance(drawn, Figure) else plate
+
+    return {title: [as_png(plate) for plate in plates] for title, plates in sections.items()}

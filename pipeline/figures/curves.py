@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from pipeline.figures import style
 from pipeline.figures.passes import Array
 from pipeline.figures.trials import ceiling
+from pipeline.results.keys import PARTS, TRAIN
 from pipeline.vae.measure import ACTIVE_VARIANCE
 
-PARTS = {"nelbo_nats": "NELBO", "recon_nats": "reconstruction", "kl_nats": "KL"}
-SPLITS = {"train": ("train_", style.ORANGE), "validation": ("", style.BLUE)}
+TITLES = dict(zip(PARTS, ("NELBO", "reconstruction", "KL"), strict=True))
+SPLITS = {"train": (TRAIN, style.ORANGE), "validation": ("", style.BLUE)}
 
 
 def smooth(values: pd.Series, window: int) -> pd.Series:
@@ -28,7 +29,7 @@ def training(run: pd.DataFrame, window: int, best_epoch: int | None) -> Figure:
     average = f": raw (thin) and moving average over {window} epochs (bold)" if window > 1 else ""
     drawing = style.figure(f"Training of the winner{average}", 5.6)
     grid = drawing.subplots(2, 3).ravel()
-    for axes, (column, title) in zip(grid, PARTS.items(), strict=False):
+    for axes, (column, title) in zip(grid, TITLES.items(), strict=False):
         for name, (prefix, ink) in SPLITS.items():
             values = run[prefix + column]
             axes.plot(run["epoch"], values, color=ink, alpha=0.45, linewidth=0.8)

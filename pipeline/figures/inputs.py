@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.figures.passes import Array
+from pipeline.figures.rungs import read_parts
 from pipeline.figures.trials import Domains, read_trials
-from pipeline.paths import Paths, read_array, read_json, read_table
+from pipeline.files import read_array, read_json, read_table
+from pipeline.paths import Paths
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Inputs:
     samples_png: bytes
     trials: pd.DataFrame
     curves: pd.DataFrame
+    parts: pd.DataFrame  # of the search, a row each: see pipeline.figures.rungs
     best: dict[str, Any]
     candidates: pd.DataFrame
     history: pd.DataFrame
@@ -38,18 +41,19 @@ class Inputs:
 
 def read_inputs(paths: Paths, searched: Domains) -> Inputs:
     """Reads every file; what a stage has not written raises FileNotFoundError."""
-    manifest = read_json(paths.prepare / "manifest.json")
+    manifest = read_json(paths.manifest)
     return Inputs(
         manifest=manifest,
         classes=[str(name) for name in manifest["classes"]],
         images=read_array(paths.prepare / "test_images.npy"),
         labels=read_array(paths.prepare / "test_labels.npy"),
-        samples_png=(paths.prepare / "samples.png").read_bytes(),
-        trials=read_trials(paths.search / "trials.csv", searched),
-        curves=read_table(paths.search / "curves.csv"),
-        best=read_json(paths.search / "best.json"),
-        candidates=read_table(paths.retrain / "candidates.csv"),
-        history=read_table(paths.retrain / "history.csv"),
-        winner=read_json(paths.retrain / "winner.json"),
-        metrics=read_json(paths.evaluate / "metrics.json"),
+        samples_png=paths.samples.read_bytes(),
+        trials=read_trials(paths.trials_table, searched),
+        curves=read_table(paths.curves_table),
+        parts=read_parts(paths.search_record),
+        best=read_json(paths.best),
+        candidates=read_table(paths.candidates_table),
+        history=read_table(paths.history_table),
+        winner=read_json(paths.winner),
+        metrics=read_json(paths.metrics),
     )

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from html import escape
 
 STYLE = """
-:root { color-scheme: light; --ink: #1a1a1a; --muted: #5c5c5c; --line: #dcdcdc; --blue: #0072b2 }
+:root { color-scheme: light; --ink: #1a1a1a; --muted: #5c5c5c; --line: #dcdcdc; --blue: #0072b2;
+  --page: #fff; --winner: #eef6fb; --code: #f5f5f5 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --ink: #e6e6e6; --muted: #a6a6a6; --line: #3c3c3c; --blue: #6cb8ea;
+    --page: #161616; --winner: #1c3140; --code: #242424 }
+  figure img { filter: brightness(.88) }
+}
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1.25rem 4rem; background: #fff;
+body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1.25rem 4rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif }
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2 }
 h2 { margin: 2.75rem 0 .75rem; padding-top: .75rem; border-top: 2px solid var(--ink);
@@ -25,30 +31,62 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1rem 0 1.5rem
 .tile b { display: block; font-size: 1.55rem; line-height: 1.3; font-variant-numeric: tabular-nums }
 .tile span { display: block; color: var(--muted); font-size: .85rem }
 .scroll { overflow-x: auto }
+.wide th, .wide td { padding-right: .6rem; font-size: .82rem }
 td { white-space: nowrap }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-size: .9rem }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-tr.winner td { font-weight: 600; background: #eef6fb }
+tr.winner td { font-weight: 600; background: var(--winner) }
 figure { margin: 1.25rem 0 2rem }
-figure img { display: block; max-width: 100%; height: auto }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .3rem }
 figcaption { max-width: 46rem; margin-top: .4rem; font-size: .9rem }
-pre { margin: .5rem 0; padding: .75rem 1rem; background: #f5f5f5; border-radius: .4rem;
+figcaption b { color: var(--ink); font-weight: 600 }
+pre { margin: .5rem 0; padding: .75rem 1rem; background: var(--code); border-radius: .4rem;
   overflow-x: auto; font-size: .9rem }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt }
-  nav { display: none }
-  .scroll { overflow: visible }
-  table { font-size: 7.5pt }
+@media screen and (max-width: 44rem) {
+  body { padding: 1rem .9rem 3rem }
   th, td { padding-right: .5rem }
+  td { white-space: normal; overflow-wrap: anywhere }
+  td.number { white-space: nowrap }
+  td:first-child { overflow-wrap: break-word }
+  figure .scroll img { max-width: none; width: 44rem }
+  table.wide, .wide tbody, .wide tr, .wide td { display: block; text-align: left }
+  .wide thead { display: none }
+  .wide tr { padding: .5rem 0; border-bottom: 1px solid var(--ink) }
+  .wide td, .wide td.number { display: flex; justify-content: space-between; gap: 1rem;
+    padding: .15rem .3rem; border: 0; text-align: right }
+  .wide td::before { content: attr(data-label); color: var(--muted); text-align: left }
+}
+@page { size: A4; margin: 12mm }
+@media print {
+  body { max-width: none; padding: 0; font-size: 9pt; line-height: 1.35 }
+  nav { display: none }
+  p, figcaption { max-width: none }
+  h1 { font-size: 16pt }
+  h2 { margin: 5mm 0 2mm; padding-top: 1mm; font-size: 12pt }
+  h3 { margin: 3mm 0 1mm; font-size: 10pt }
+  .tiles { grid-template-columns: repeat(3, 1fr); gap: 2mm; margin: 2mm 0 }
+  .tile { padding: 1mm 2mm }
+  .tile b { font-size: 12pt }
+  .scroll { overflow: visible }
+  table { margin: 1mm 0 2mm; font-size: 7.5pt }
+  table.wide { width: 100%; font-size: 6pt }
+  th, td { padding: .5mm 2mm .5mm 0; white-space: normal }
+  .wide th, .wide td { padding-right: 1mm; overflow-wrap: anywhere }
   h2, h3 { break-after: avoid }
+  figure { margin: 2mm 0 4mm }
+  figure img { max-height: 82mm; width: auto; max-width: 100% }
+  figcaption { margin-top: 1mm; font-size: 8pt }
   figure, .tile, tr { break-inside: avoid }
 }
 """
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+WIDE = 5  # columns that a phone has no room for
 
 
 @dataclass(frozen=True)
@@ -114,21 +152,24 @@ def table(headers: list[str], rows: list[list[str | Cell]], winner: int | None =
     kinds += [""] * (len(headers) - len(kinds))
     head = "".join(f"<th{k}>{escape(h)}</th>" for h, k in zip(headers, kinds, strict=True))
     body = "".join(
-        f"<tr{' class=winner' if index == winner else ''}>{''.join(map(_cell, row))}</tr>\n"
+        f"<tr{' class=winner' if index == winner else ''}>{_cells(headers, row)}</tr>\n"
         for index, row in enumerate(rows)
     )
+    wide = ' class="wide"' if len(headers) > WIDE else ""  # on a phone each row becomes a list
     return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll"><table{wide}>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table></div>"
     )
 
 
-def image(png: bytes, alternative: str, caption: str) -> str:
-    """A figure with its caption, the picture inside the page."""
+def image(png: bytes, alternative: str, caption: str, reading: str = "") -> str:
+    """A figure with its caption and how to read it, the picture inside the page."""
     data = base64.b64encode(png).decode("ascii")
+    how = f" <b>How to read it:</b> {escape(reading)}" if reading else ""
     return (
-        f'<figure><img alt="{escape(alternative)}" src="data:image/png;base64,{data}">\n'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><div class="scroll"><img alt="{escape(alternative)}"'
+        f' src="data:image/png;base64,{data}"></div>\n'
+        f"<figcaption>{escape(caption)}{how}</figcaption></figure>"
     )
 
 
@@ -137,7 +178,14 @@ def commands(lines: list[str]) -> str:
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
-def _cell(value: str | Cell) -> str:
+def _cells(headers: list[str], row: list[str | Cell]) -> str:
+    labels = [f' data-label="{escape(header)}"' for header in headers]
+    if len(headers) <= WIDE:
+        labels = [""] * len(headers)
+    return "".join(map(_cell, row, labels))
+
+
+def _cell(value: str | Cell, label: str) -> str:
     if isinstance(value, Cell):
-        return f'<td class="number">{escape(value.text)}</td>'
-    return f"<td>{escape(value)}</td>"
+        return f'<td class="number"{label}>{escape(value.text)}</td>'
+    return f"<td{label}>{escape(value)}</td>"

@@ -45,6 +45,13 @@ def seen(vae: VAE, images: Array) -> Array:
     return torch.cat(list(measure.seen(vae, torch.from_numpy(images), seed=0))).numpy()
 
 
+def nelbo_sd(vae: VAE, images: Array, most: int = 2000) -> float:
+    """Standard deviation of the NELBO over the first `most` 8-bit images, in nats."""
+    with torch.inference_mode():
+        values = measure.elbo(vae, torch.from_numpy(images[:most]), seed=0).nelbo_nats
+    return float(values.std()) if len(values) > 1 else 0.0
+
+
 def encode(vae: VAE, images: Array) -> Posterior:
     """Posteriors of images in [0, 1], (images, C, H, W)."""
     with torch.inference_mode():

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from pipeline.config import Space
 from pipeline.figures import markup
 from pipeline.figures.inputs import Inputs
 from pipeline.figures.markup import Cell
+from pipeline.figures.reading import READING
+from pipeline.figures.rungs import rung_table
 from pipeline.figures.trials import show_domain, show_position, show_value
-from pipeline.hyperparameters import ONLY_FOR_FAMILY
+from pipeline.results.states import State
+from pipeline.settings.space import Space
 
 NAMES = {
     "nelbo_nats": "NELBO, nats",
@@ -22,6 +25,7 @@ NAMES = {
     "bits_per_dim": "bits per dimension",
     "mse_per_pixel": "MSE per pixel",
     "mae_per_pixel": "MAE per pixel",
+    "nelbo_samples": "posterior samples of the NELBO",
     "iw_nll_nats": "importance-weighted NLL, nats",
     "iw_samples": "importance samples K",
     "active_units": "active latent units",
@@ -33,23 +37,32 @@ BITS = {
     "discretized_logistic": "of 8-bit pixels",
 }
 NONE = "–"
+MOST_NAMED = 5  # pruned trials
 DENSITY = "of a density: may be negative, compare within this likelihood only"
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure of the report: its PNG, or the reason why there is none."""
+    """A figure of the report: drawn, as PNG, or the reason why there is none."""
 
     name: str
     title: str
     caption: str
-    content: bytes | str
+    content: Figure | bytes | str
 
 
-def build(space: Space, inputs: Inputs, sections: dict[str, list[Plate]], advice: list[str]) -> str:
-    """The whole page. `sections` maps a section's title to its figures."""
+def build(
+    space: Space,
+    inputs: Inputs,
+    sections: dict[str, list[Plate]],
+    advice: list[str],
+    record: list[str],
+) -> str:
+    """The whole page. `sections` maps a section's title to its figures, `record` is what does not
+    follow from the records."""
     title = f"{space.name}: a VAE for {space.data.name}"
-    links = ["Result", "Candidates", "Advice", *sections, "Reproduce"]
+    links = ["Result", "Candidates", "Advice", *sections, "Record", "Reproduce"]
+    before = {"Search": _rungs(space, inputs)}
     parts = [
         markup.title(title),
         markup.paragraph(_lead(space, inputs), "lead"),
@@ -57,7 +70,11 @@ def build(space: Space, inputs: Inputs, sections: dict[str, list[Plate]], advice
         _section("Result", _result(space, inputs)),
         _section("Candidates", "\n".join([_candidates(space, inputs), *_pareto(space, inputs)])),
         _section("Advice", _advice(advice)),
-        *(_section(name, "\n".join(map(_plate, plates))) for name, plates in sections.items()),
+        *(
+            _section(name, "\n".join([*before.get(name, []), *map(_plate, plates)]))
+            for name, plates in sections.items()
+        ),
+        _section("Record", _record(record)),
         _section("Reproduce", _reproduce(space, inputs)),
     ]
     return markup.page(title, "\n".join(parts))
@@ -74,17 +91,19 @@ def _anchor(title: str) -> str:
 def _plate(plate: Plate) -> str:
     if isinstance(plate.content, str):
         return markup.subheading(plate.title) + markup.paragraph(plate.content, "note")
-    return markup.image(plate.content, plate.title, plate.caption)
+    assert isinstance(plate.content, bytes)
+    return markup.image(plate.content, plate.title, plate.caption, READING.get(plate.name, ""))
 
 
 def _lead(space: Space, inputs: Inputs) -> str:
     trials = inputs.best["trials"]
-    states = ", ".join(f"{count} {state}" for state, count in trials.items())
+    states = ", ".join(f"{count} {state}" for state, count in trials.items() if count) or "none"
     shape = "×".join(str(side) for side in inputs.manifest["shape"])
     return (
         f"Images {shape}, likelihood {space.model.likelihood}. {sum(trials.values())} trials"
         f" ({states}) of up to {space.search.epochs} epochs; the best {len(inputs.candidates)}"
-        f" retrained on {space.retrain.seeds} fresh seeds of up to {space.retrain.epochs} epochs;"
+        f" retrained on up to {space.retrain.seeds} fresh seeds of up to"
+        f" {space.retrain.epochs} epochs;"
         f" the winner measured on {len(inputs.images)} test images."
     )
 
@@ -133,7 +152,7 @@ def _hyperparameters(space: Space, chosen: dict[str, Any]) -> str:
     read = {
         name: value
         for name, value in full.items()
-        if full["family"] in ONLY_FOR_FAMILY.get(name, (full["family"],))
+        if full["family"] in space.kind.readers.get(name, (full["family"],))
         and (name not in space.searched or space.searched[name].active(full))
     }
     rows: list[list[str | Cell]] = [
@@ -188,14 +207,15 @@ def _candidates(space: Space, inputs: Inputs) -> str:
             NONE if pd.isna(low) else f"{low:.2f} … {high:.2f}",
             *_behind(row),
             _show("nats", search),
+            _epochs_of(inputs, row["number"]),
             NONE if pd.isna(mean - search) else f"{mean - search:+.2f}",
             str(row["seeds"]),
         ]
         values = [_from_csv(row[name]) for name in names]
         rows.append([str(row["candidate"]), _from_csv(row["number"]), *map(Cell, figures), *values])
     headers = ["candidate", "trial", "mean NELBO", "95 % interval", "behind the lowest",
-               "95 % interval, paired", "± seeds, images", "in the search", "mean − search",
-               "seeds", *names]  # fmt: skip
+               "95 % interval, paired", "± seeds, images", "in the search", "after epochs",
+               "mean − search", "seeds", *names]  # fmt: skip
     winner = next(i for i, row in enumerate(rows) if row[0] == str(inputs.winner["candidate"]))
     return markup.paragraph(
         "Validation NELBO in nats over fresh seeds. Differences from the lowest mean are taken"
@@ -203,7 +223,73 @@ def _candidates(space: Space, inputs: Inputs) -> str:
         " errors of both (±) say which one dominates. The value in the search was the best of many"
         " noisy ones and flatters (the winner's curse); training longer in the retraining works"
         " against it."
-    ) + markup.table(headers, rows, winner)
+    ) + "\n".join([*_passed_over(inputs), markup.table(headers, rows, winner), *_race(inputs)])
+
+
+def _race(inputs: Inputs) -> list[str]:
+    """Who was compared when, and who was dropped; [] if there was no race."""
+    looks = inputs.winner.get("race", [])
+    if not looks:
+        return []
+    rows: list[list[str | Cell]] = []
+    for number, look in enumerate(looks, start=1):
+        for each in look["standings"]:
+            least, at_end = (
+                NONE if each[key] is None else f"{each[key]:.2f}"
+                for key in ("least", "least_at_end")
+            )
+            told = "dropped" if at_end != NONE else "told apart"
+            figures = [
+                str(look["epoch"]),
+                str(each["seeds"]),
+                f"{each['mean']:.2f}",
+                f"{each['behind']:.2f}",
+                least,
+                at_end,
+            ]
+            rows.append(
+                [str(number), str(each["candidate"]), *map(Cell, figures),
+                 told if each["out"] else ""]
+            )  # fmt: skip
+    headers = ["look", "candidate", "epoch", "seeds", "mean NELBO", "behind the lowest",
+               "at least", "at the last epoch", ""]  # fmt: skip
+    return [
+        markup.subheading("The race"),
+        markup.paragraph(
+            "Who is behind for sure, as it is and as extrapolated to the last epoch, is dropped;"
+            " at the last epoch seeds are added for those that cannot be told apart. Each bound"
+            f" errs in at most {looks[0]['level']:.1%} of cases, the {len(looks)} looks together in"
+            f" at most {sum(look['level'] for look in looks):.1%}.".replace("%", " %")
+        ),
+        markup.table(headers, rows),
+    ]
+
+
+def _passed_over(inputs: Inputs) -> list[str]:
+    """Why candidates were chosen over pruned trials with a lower NELBO; [] if there are none."""
+    trials = inputs.trials
+    worst = inputs.candidates["search_nelbo_nats"].max()
+    pruned = trials[(trials["state"] == State.PRUNED) & (trials["nelbo_nats"] < worst)]
+    if pruned.empty:
+        return []
+    shown = ", ".join(
+        f"{row['number']} ({row['nelbo_nats']:.2f} after {row['epochs']:.0f} epochs)"
+        for row in pruned.sort_values("nelbo_nats").head(MOST_NAMED).to_dict("records")
+    )
+    return [
+        markup.paragraph(
+            f"A pruned trial is no candidate. {len(pruned)} pruned ones stood lower when they"
+            f" were stopped than the last candidate did at its end: {shown}. At those epochs others"
+            " stood lower still, which is why they were stopped; what they would have reached is"
+            " not known, so they are not ranked. `search.pruner: none` ranks all."
+        )
+    ]
+
+
+def _epochs_of(inputs: Inputs, number: Any) -> str:
+    """How far the search had trained a candidate."""
+    epochs = inputs.trials.loc[inputs.trials["number"] == number, "epochs"]
+    return NONE if epochs.empty else f"{epochs.iloc[0]:.0f}"
 
 
 def _behind(row: dict[str, Any]) -> list[str]:
@@ -214,6 +300,24 @@ def _behind(row: dict[str, Any]) -> list[str]:
         _show("nats", row["difference_nats"]),
         NONE if pd.isna(low) else f"{low:.2f} … {high:.2f}",
         NONE if pd.isna(seeds) else f"{seeds:.2f}, {images:.2f}",
+    ]
+
+
+def _rungs(space: Space, inputs: Inputs) -> list[str]:
+    """How far trials came; [] where none pauses."""
+    if len(space.search.pauses) == 1 or inputs.parts.empty:
+        return []
+    rows: list[list[str | Cell]] = [
+        [*(Cell(str(count)) for count in row[:-1]), Cell(_show("nats", row[-1]))]
+        for row in rung_table(space.search.pauses, inputs.parts).itertuples(index=False)
+    ]
+    headers = ["rung, epochs", "trials on the way", "reached it", "went on", "best NELBO, nats"]
+    return [
+        markup.paragraph(
+            f"Trials pause at rungs; of those that have reached one the best"
+            f" 1/{space.search.reduction_factor} go on, from where they were."
+        ),
+        markup.table(headers, rows),
     ]
 
 
@@ -240,6 +344,30 @@ def _advice(lines: list[str]) -> str:
     return markup.bullets(lines)
 
 
+def _record(findings: list[str]) -> str:
+    if findings:
+        return markup.paragraph("Of what is stated here, this does not follow:") + markup.bullets(
+            findings
+        )
+    return markup.paragraph(
+        "Every proposal, promotion, pruning, sum, rank and interval, and the winner, were"
+        " recomputed from the records of the trials: all of them follow."
+    )
+
+
+def statements(space: Space, inputs: Inputs) -> dict[str, str]:
+    """The parts of the page that state figures and words of the earlier stages, by section."""
+    return {
+        "Lead": markup.paragraph(_lead(space, inputs), "lead"),
+        "Result": _section("Result", _result(space, inputs)),
+        "Candidates": _section(
+            "Candidates", "\n".join([_candidates(space, inputs), *_pareto(space, inputs)])
+        ),
+        "Search": "\n".join(_rungs(space, inputs)),
+        "Reproduce": _section("Reproduce", _reproduce(space, inputs)),
+    }
+
+
 def _reproduce(space: Space, inputs: Inputs) -> str:
     return "\n".join(
         [
@@ -253,10 +381,20 @@ def _reproduce(space: Space, inputs: Inputs) -> str:
                     ["winning trial", show_value(inputs.winner["number"])],
                     ["winning seed", str(inputs.winner["seed"])],
                     ["data SHA-256", str(inputs.manifest["sha256"])],
+                    *_arithmetic(inputs),
                 ],
             ),
         ]
     )
+
+
+def _arithmetic(inputs: Inputs) -> list[list[str | Cell]]:
+    """What the last bits of trials, candidates and test figures depend on."""
+    records = {"trials": inputs.best, "candidates": inputs.winner, "test figures": inputs.metrics}
+    return [
+        [f"arithmetic of the {name}", str(record.get("arithmetic", "unknown"))]
+        for name, record in records.items()
+    ]
 
 
 def _flat(metrics: dict[str, Any]) -> list[str]:

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.hyperparameters import Choices, Domain, Range, Value
-from pipeline.paths import read_table
-
-TRUSTED = 0.3  # out-of-bag R² below which a forest's shares are noise
-FEWEST = 8  # trials below which a forest says nothing about hyperparameters
+from pipeline.files import read_table
+from pipeline.results.keys import PARTS
+from pipeline.results.states import State
+from pipeline.settings.hyperparameters import Choices, Domain, Range, Value
 
 Domains = dict[str, Domain]
-
-
-@dataclass(frozen=True)
-class Importance:
-    """What a random forest found out about the hyperparameters.
-
-    `shares` sum to 1 (or are all 0). `out_of_bag` is the R² of the forest on the trials that a
-    tree has not seen: near or below 0 it has learned nothing.
-    """
-
-    shares: pd.Series
-    out_of_bag: float
-    trials: int
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the forest predicts unseen trials well enough to be believed."""
-        return self.out_of_bag >= TRUSTED
 
 
 def ascending(searched: Domains) -> Domains:
@@ -65,7 +45,7 @@ def read_trials(path: Path, searched: Domains) -> pd.DataFrame:
     table = read_table(path, dtype=texts, keep_default_na=False, na_values=[""])
     for name, domain in searched.items():
         table[name] = table[name].map(lambda text, d=domain: _number(text, d)).astype(float)
-    for name in ("nelbo_nats", "recon_nats", "kl_nats", "epochs", "best_epoch"):
+    for name in (*PARTS, "epochs", "best_epoch"):
         table[name] = table[name].astype(float)
     return table
 
@@ -86,8 +66,9 @@ def _stands_for(text: str | float, choice: Value) -> bool:
 
 
 def finished(trials: pd.DataFrame) -> pd.DataFrame:
-    """Complete and pruned trials: those with a validation NELBO."""
-    return trials[trials["state"].isin(["complete", "pruned"]) & trials["nelbo_nats"].notna()]
+    """Complete, paused and pruned trials: those with a validation NELBO."""
+    measured = trials["state"].isin([State.COMPLETE, State.PAUSED, State.PRUNED])
+    return trials[measured & trials["nelbo_nats"].notna()]
 
 
 def ceiling(values: pd.Series) -> float:
@@ -131,29 +112,3 @@ def scaled(values: pd.Series, domain: Domain) -> pd.Series:
     if domain.log:
         return np.log(values / domain.low) / np.log(domain.high / domain.low)
     return (values - domain.low) / (domain.high - domain.low)
-
-
-def importance(trials: pd.DataFrame, searched: Domains, seed: int = 0) -> Importance | str:
-    """Permutation importance of a random forest (Breiman 2001) for the rank of a trial's NELBO.
-
-    Ranks keep a diverged trial from outweighing all others. A hyperparameter that does not
-    exist in a trial stands at the middle of its domain. Returns a reason if there are too few
-    trials.
-    """
-    table = finished(trials)
-    if not searched:
-        return "No hyperparameter was searched: there is nothing to rank."
-    if len(table) < FEWEST:
-        return (f"Importance needs at least {FEWEST} finished trials, but there are {len(table)}:"
-                " raise search.trials.")  # fmt: skip
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
-
-    columns = [scaled(table[name], domain).fillna(0.5) for name, domain in searched.items()]
-    settings = np.column_stack(columns)
-    ranks = table["nelbo_nats"].rank(pct=True).to_numpy()
-    forest = RandomForestRegressor(100, oob_score=True, random_state=seed).fit(settings, ranks)
-    drops = permutation_importance(forest, settings, ranks, n_repeats=10, random_state=seed)
-    gains = pd.Series(np.maximum(drops.importances_mean, 0), index=list(searched))
-    shares = gains / gains.sum() if gains.sum() > 0 else gains
-    return Importance(shares.sort_values(ascending=False), float(forest.oob_score_), len(table))

@@ -1,3 +1,1 @@
 """The five stages: each is `run(space, machine, paths)`, and they speak through files only."""
-
-STAGES = ("prepare", "search", "retrain", "evaluate", "render")

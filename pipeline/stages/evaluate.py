@@ -1,6 +1,7 @@
 """Stage evaluate: the winner on the test images, the only stage that reads them to measure.
 
-Reads prepare/ and retrain/; writes evaluate/metrics.json.
+Reads prepare/ and retrain/; writes evaluate/metrics.json and, of it, headline.json, the few figures
+by which DVC compares experiments.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Space
 from pipeline.errors import UserError
-from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_folder, read_array, read_json, write_json
+from pipeline.files import read_array, read_json, write_json
+from pipeline.paths import Paths
+from pipeline.record import open_inputs, read_record, recorded
+from pipeline.results.keys import HEADLINE
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,24 +29,45 @@ EPOCHS = ("first_epoch", "last_epoch")  # measured beside the best
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
-    """Measures best, first-epoch and all seeds' weights, and the baselines beside them."""
-    from pipeline.vae.checkpoint import load_model
-    from pipeline.vae.data import load_images
-    from pipeline.vae.process import prepare_process
+    """Writes metrics.json and headline.json."""
+    inputs = open_inputs("evaluate", space, paths)
+    metrics = measured(space, machine, paths)
+    headline = {key: metrics[key] for key in HEADLINE if key in metrics}
+    with recorded("evaluate", space, paths, inputs) as folder:
+        write_json(folder / paths.metrics.name, metrics)
+        write_json(folder / paths.headline.name, headline)
 
-    prepare_process()
-    manifest = read_json(paths.prepare / "manifest.json")
-    test = load_images(paths.prepare, "test")
+
+def measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
+    """Best, first-epoch, last-epoch and all seeds' weights, and the baselines beside them."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    # The order of a sum is part of an answer, also where scikit-learn forms it.
+    with threadpool_limits(1):
+        return _measured(space, machine, paths)
+
+
+def _measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
+    from pipeline.data.prepared import load_images
+    from pipeline.vae.checkpoint import load_model
+    from pipeline.vae.process import arithmetic, prepare_process, resolve_device
+
+    device = resolve_device(machine.device)
+    prepare_process(device)
+    manifest = read_json(paths.manifest)
+    test = load_images(paths.prepare, "test", device)
     weights = [paths.retrain / f"{name}.safetensors" for name in ("model", *EPOCHS)]
-    seeds = sorted((paths.retrain / "seeds").glob("seed-*.safetensors"), key=_seed_number)
-    models = {path: load_model(path, paths.retrain / "config.json") for path in [*weights, *seeds]}
+    made = read_record(paths, "retrain").outputs
+    seeds = sorted((paths.retrain / each for each in made if "/seed-" in each), key=_seed_number)
+    record = paths.config
+    models = {path: load_model(path, record, device) for path in [*weights, *seeds]}
     best = models[weights[0]]
     floor = manifest["bernoulli"]["entropy_floor_nats"]["test"]
     if space.model.likelihood != "bernoulli":
         floor = None  # the floor of grey pixels is of this likelihood alone
     options = space.evaluate
     figures = _figures(models, test, options.nelbo_samples, floor)
-    metrics: dict[str, Any] = dict(figures[weights[0]])
+    metrics: dict[str, Any] = {**figures[weights[0]], "nelbo_samples": options.nelbo_samples}
     if options.iw_samples:
         metrics |= _importance_weighted(best, test, options.iw_samples)
     if options.probe and len(manifest["classes"]) > 1:
@@ -51,10 +76,10 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
         metrics["anomaly_auroc"] = anomalies
     metrics |= {path.stem: figures[path] for path in weights[1:]}
     metrics["seeds"] = _over_seeds([figures[path]["nelbo_nats"] for path in seeds])
-    metrics["baselines"] = _baselines(best, paths)
+    metrics["baselines"] = _baselines(best, paths, device)
     metrics["test_images"] = len(test)
-    with atomic_folder(paths.evaluate) as folder:
-        write_json(folder / "metrics.json", metrics)
+    metrics["arithmetic"] = ", ".join(f"{k} {v}" for k, v in arithmetic(device).items())
+    return metrics
 
 
 def measure(vae: VAE, images: Tensor, samples: int, floor: float | None) -> dict[str, float]:
@@ -106,17 +131,18 @@ def _over_seeds(values: list[float]) -> dict[str, float]:
     return spread
 
 
-def _baselines(vae: VAE, paths: Paths) -> dict[str, float]:
+def _baselines(vae: VAE, paths: Paths, device: str) -> dict[str, float]:
     """What costs nothing: the train-mean image, and PCA with as many components as latents."""
     import numpy as np
     from sklearn.decomposition import PCA
 
-    from pipeline.vae.data import load_images
+    from pipeline.data.prepared import load_images
     from pipeline.vae.measure import mean_image_nelbo
 
-    train, test = load_images(paths.prepare, "train"), load_images(paths.prepare, "test")
-    flat = train.flatten(1).numpy().astype(np.float32) / 255
-    flat_test = test.flatten(1).numpy().astype(np.float32) / 255
+    train = load_images(paths.prepare, "train", device)
+    test = load_images(paths.prepare, "test", device)
+    flat = train.flatten(1).cpu().numpy().astype(np.float32) / 255
+    flat_test = test.flatten(1).cpu().numpy().astype(np.float32) / 255
     pca = PCA(min(vae.latent_dim, *flat.shape), svd_solver="covariance_eigh").fit(flat)
     restored = pca.inverse_transform(pca.transform(flat_test))
     return {
@@ -133,13 +159,15 @@ def _probe(vae: VAE, paths: Paths) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from pipeline.vae.data import load_images, load_labels
+    from pipeline.data.prepared import load_images, load_labels
     from pipeline.vae.measure import posterior_means
 
+    device = next(vae.parameters()).device
+
     def encoded(split: str, count: int | None) -> tuple[Any, Any]:
-        images = load_images(paths.prepare, split)[:count]
+        images = load_images(paths.prepare, split, device)[:count]
         labels = load_labels(paths.prepare, split)[:count]
-        return posterior_means(vae, images, TEST_SEED).numpy(), labels.numpy()
+        return posterior_means(vae, images, TEST_SEED).cpu().numpy(), labels.numpy()
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(*encoded("train", PROBE_IMAGES))
@@ -158,7 +186,7 @@ def _anomalies(
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from pipeline import sources
+    from pipeline.data import sources
     from pipeline.vae.measure import elbo
 
     foreign: dict[str, np.ndarray] = {}
@@ -171,14 +199,15 @@ def _anomalies(
                 f" takes {tuple(test.shape[1:])}: name a set of that shape"
             )
         foreign[other] = images
-    if (paths.prepare / "held_out_images.npy").exists():
-        foreign["hold_out"] = read_array(paths.prepare / "held_out_images.npy")
+    if paths.held_out.exists():
+        foreign["hold_out"] = read_array(paths.held_out)
     if not foreign:
         return {}
-    own = elbo(vae, test, TEST_SEED).nelbo_nats.numpy()
+    own = elbo(vae, test, TEST_SEED).nelbo_nats.cpu().numpy()
     found: dict[str, float] = {}
     for name, images in foreign.items():
-        scores = elbo(vae, torch.from_numpy(images.copy()), TEST_SEED).nelbo_nats.numpy()
+        others = torch.from_numpy(images.copy()).to(test.device)
+        scores = elbo(vae, others, TEST_SEED).nelbo_nats.cpu().numpy()
         truth = np.r_[np.zeros(len(own)), np.ones(len(scores))]
         found[name] = float(roc_auc_score(truth, np.r_[own, scores]))
     return found

@@ -5,33 +5,49 @@ It runs on the CPU whatever the machine offers, so that the pictures are the sam
 
 from __future__ import annotations
 
-from pipeline.config import Space
-from pipeline.figures import advice, atlas, report, style
+from pipeline.audit.outputs import audit_outputs
+from pipeline.figures import advice, atlas, passes, report, style
+from pipeline.figures.importance import importance
 from pipeline.figures.inputs import read_inputs
-from pipeline.figures.trials import ascending, importance
-from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_folder
+from pipeline.figures.trials import ascending
+from pipeline.paths import Paths
+from pipeline.record import INPUTS, open_inputs, recorded
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import Space
+from pipeline.study.receipt import read_studies, recorded_part
+from pipeline.study.sources import Source, sources
 from pipeline.vae.checkpoint import load_model
 from pipeline.vae.process import prepare_process
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:
-    """Writes paths.render: a PNG for every figure and report.html, all or nothing."""
+    """Writes paths.render: a PNG for every figure and report.html, all or nothing.
+
+    The report says what of the earlier stages' outputs does not follow from their records.
+    """
     prepare_process()
+    made_from = open_inputs("render", space, paths)
+    audit = audit_outputs(space, paths, INPUTS["render"])
+    came_from = _sources(space, paths)
     space = space.model_copy(update={"searched": ascending(space.searched)})
     inputs = read_inputs(paths, space.searched)
-    record = paths.retrain / "config.json"
+    record = paths.config
     first = load_model(paths.retrain / "first_epoch.safetensors", record)
-    best = load_model(paths.retrain / "model.safetensors", record)
-    ranking = importance(inputs.trials, space.searched)
+    best = load_model(paths.model, record)
+    ranking = importance(inputs.trials, space.searched, inputs.parts)
     with style.applied():
         gallery = atlas.make_gallery(space.render, inputs, first, best)
-        sections = atlas.sections(space, inputs, ranking, gallery)
-    best_trial = inputs.best["number"]
-    tips = advice.advise(space, inputs.trials, inputs.candidates, ranking, best_trial)
-    page = report.build(space, inputs, sections, tips)
-    with atomic_folder(paths.render) as folder:
+        sections = atlas.printed(atlas.sections(space, inputs, ranking, gallery))
+    sd = passes.nelbo_sd(best, inputs.images)
+    tips = advice.advise(space, inputs, ranking, sd, came_from)
+    page = report.build(space, inputs, sections, tips, audit.findings)
+    with recorded("render", space, paths, made_from) as folder:
         for plate in (plate for plates in sections.values() for plate in plates):
             if isinstance(plate.content, bytes):
                 (folder / f"{plate.name}.png").write_bytes(plate.content)
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / paths.report.name).write_text(page, encoding="utf-8")
+
+
+def _sources(space: Space, paths: Paths) -> list[Source]:
+    (study,) = read_studies(paths.search_record)
+    return sources(space, [recorded_part(study["study"], part) for part in study["trials"]])

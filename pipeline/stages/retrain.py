@@ -1,129 +1,173 @@
-"""Stage retrain: the search's best candidates on fresh seeds at full budget, and the winner.
+"""Stage retrain: the search's best candidates race on fresh seeds, and the winner.
 
 Reads prepare/ and search/best.json; writes retrain/: the winner's weights of its best, first and
 last epoch (of its best seed) and of all its seeds, config.json to rebuild the model from,
-candidates.csv, history.csv and winner.json.
+candidates.csv, history.csv and winner.json; and what these follow from: runs.json, measured.npy.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.config import Space
-from pipeline.crew import run_studies
-from pipeline.hyperparameters import Value
-from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_folder, read_json, write_json
-from pipeline.reproduce import make_weights
-from pipeline.study.compare import Matrix, interval
+from pipeline.errors import UserError
+from pipeline.files import read_json, sha256_of, write_json
+from pipeline.paths import Paths
+from pipeline.record import open_inputs, recorded
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import Space
+from pipeline.study.arithmetic import difference
+from pipeline.study.candidates import (
+    best_seed,
+    candidates_table,
+    history_table,
+    measurements,
+    model_record,
+    winner_record,
+)
+from pipeline.study.compare import Matrix
 from pipeline.study.identity import Study, candidate_study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.tables import cell, epoch_row
-from pipeline.study.winner import Candidate, Verdict, choose
-from pipeline.trainer import Trainer
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from pipeline.study.ledger import Ledger, Trial, storage_url
+from pipeline.study.racing import race_of, used
+from pipeline.study.receipt import left_out, write_studies
+from pipeline.study.winner import Candidate, choose
+from pipeline.work.crew import run_studies
+from pipeline.work.gate import undertrained
+from pipeline.work.trainings import Trainer
+from pipeline.work.weights import fetch_weights, image_by_image, make_weights
 
 WEIGHTS = ("model", "first_epoch", "last_epoch")  # what every run leaves behind
 
 
-def run(space: Space, machine: Machine, paths: Paths) -> None:
-    """Trains all candidates and writes the winner. Raises UserError if every run failed."""
-    manifest = read_json(paths.prepare / "manifest.json")
-    best = read_json(paths.search / "best.json")
+def run(
+    space: Space, machine: Machine, paths: Paths, late: Callable[[], bool] | None = None
+) -> None:
+    """Trains the candidates and writes the winner. Raises UserError if every run failed.
+
+    Raises OutOfTime, and writes nothing, once it is `late`: the stages after it need the time.
+    """
+    import numpy as np
+
+    inputs = open_inputs("retrain", space, paths)
+    manifest = read_json(paths.manifest)
+    best = read_json(paths.best)
     ledger = Ledger(storage_url(machine, paths))
     entries = best["ranking"][: space.retrain.top]
     studies = [candidate_study(space, manifest["sha256"], e["parameters"]) for e in entries]
     for study in studies:
-        ledger.open_study(study.id, space.name, study.kind, study.spec)
+        ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
     parameters = {s.id: e["parameters"] for s, e in zip(studies, entries, strict=True)}
-    run_studies("retrain", space, machine, paths, ledger, studies, parameters)
-    for study in studies:
-        _make_missing_weights(space, machine, paths, ledger, study)
-    candidates = _candidates(space, machine, paths, ledger, entries, studies)
-    verdict = choose(candidates)
+    run_studies("retrain", space, machine, paths, ledger, studies, parameters, late)
+    trials = [ledger.trials(study.id, range(study.budget)) for study in studies]
+    race = race_of(space, [entry["parameters"] for entry in entries], trials)
+    runs = used(space, race, trials)
+    for index in race.left:
+        _make_missing_weights(space, machine, paths, ledger, studies[index], runs[index])
+    measured = _measured(space, machine, paths, entries, studies, runs, race.left)
+    candidates = [
+        Candidate(index, entry, study, runs[index], measured[index], race.dropped.get(index))
+        for index, (entry, study) in enumerate(zip(entries, studies, strict=True))
+    ]
+    verdict = choose(candidates, race.looks)
     winner = verdict.winner
-    seed = min(range(len(winner.values)), key=lambda n: (winner.values[n], n))
-    with atomic_folder(paths.retrain) as folder:
+    seed = best_seed(winner)
+    if why := undertrained(
+        f"retrain {space.name}: the winner", winner.runs[seed].result, "retrain.epochs"
+    ):
+        print(why, file=sys.stderr)
+    with recorded("retrain", space, paths, inputs) as folder:
         _copy_weights(folder, winner, seed, paths)
-        write_json(folder / "config.json", _config(space, manifest, winner.entry["parameters"]))
-        write_json(folder / "winner.json", _winner(best, winner, seed, verdict.sentence))
-        _candidates_table(candidates, verdict, list(space.searched)).to_csv(
-            folder / "candidates.csv", index=False
+        config = model_record(space, manifest, winner.entry["parameters"])
+        write_json(folder / paths.config.name, config)
+        write_json(folder / paths.winner.name, winner_record(best, candidates, verdict))
+        candidates_table(candidates, verdict, list(space.searched)).to_csv(
+            folder / paths.candidates_table.name, index=False
         )
-        _history_table(candidates).to_csv(folder / "history.csv", index=False)
+        history_table(candidates).to_csv(folder / paths.history_table.name, index=False)
+        write_studies(folder / paths.runs_record.name, [(c.study, c.runs) for c in candidates])
+        np.save(folder / paths.measured.name, measurements(candidates))
 
 
-def _config(space: Space, manifest: dict[str, Any], parameters: dict[str, Value]) -> dict[str, Any]:
-    """What a model is rebuilt from."""
-    return {
-        "shape": manifest["shape"],
-        "data": manifest["data"],
-        "data_sha256": manifest["sha256"],
-        **space.model.model_dump(),
-        **space.hyperparameters(parameters).model_dump(),
-    }
+def _measured(
+    space: Space,
+    machine: Machine,
+    paths: Paths,
+    entries: list[dict[str, Any]],
+    studies: list[Study],
+    runs: list[list[Trial]],
+    left: list[int],
+) -> list[Matrix]:
+    """The NELBO image by image of the weights that the runs have kept; without a row for those that
+    are out of the race."""
+    from pipeline.data.prepared import load_images
+    from pipeline.vae.process import prepare_process, resolve_device
+
+    device = resolve_device(machine.device)
+    prepare_process(device)
+    validation = load_images(paths.prepare, "validation", device)
+    manifest = read_json(paths.manifest)
+    found = []
+    for index, (entry, study) in enumerate(zip(entries, studies, strict=True)):
+        config = model_record(space, manifest, entry["parameters"])
+        kept = [paths.trial(study.id, run.number) / "model.safetensors" for run in runs[index]]
+        found.append(image_by_image(kept if index in left else [], config, validation))
+    return found
 
 
-def _candidates(
+def _make_missing_weights(
     space: Space,
     machine: Machine,
     paths: Paths,
     ledger: Ledger,
-    entries: list[dict[str, Any]],
-    studies: list[Study],
-) -> list[Candidate]:
-    """The retrained candidates; the weights that each run kept are measured image by image."""
-    from pipeline.trainer import resolve_device
-    from pipeline.vae.data import load_images
-    from pipeline.vae.process import prepare_process
-
-    prepare_process()
-    validation = load_images(paths.prepare, "validation", resolve_device(machine.device))
-    manifest = read_json(paths.prepare / "manifest.json")
-    candidates = []
-    for index, (entry, study) in enumerate(zip(entries, studies, strict=True)):
-        runs = ledger.trials(study.id, 0, study.budget - 1)
-        config = _config(space, manifest, entry["parameters"])
-        weights = [paths.trial(study.id, run.number) / "model.safetensors" for run in runs]
-        measured = _measured(weights if all(run.result for run in runs) else [], config, validation)
-        candidates.append(Candidate(index, entry, study, runs, measured))
-    return candidates
-
-
-def _make_missing_weights(
-    space: Space, machine: Machine, paths: Paths, ledger: Ledger, study: Study
+    study: Study,
+    runs: list[Trial],
 ) -> None:
-    """Trains those runs again whose weights someone has deleted."""
+    """Gets the weights that other hosts have made. Those that are not to be had, too large for the
+    storage or deleted or damaged by someone, are trained again, as far as they come out the same.
+
+    Raises UserError for those of another host with other arithmetic.
+    """
+    from pipeline.vae.process import arithmetic
+
     trainer = None
-    for run in ledger.trials(study.id, 0, study.budget - 1):
+    for run in runs:
         folder = paths.trial(study.id, run.number)
-        if not run.result or all((folder / f"{name}.safetensors").exists() for name in WEIGHTS):
+        if not run.result or _are_whole(folder, run.result):
             continue
-        print(f"retrain {space.name}: {folder}/*.safetensors are gone: training them again",
-              file=sys.stderr)  # fmt: skip
+        if blocked := next((f for f in folder.glob("*.safetensors") if f.is_dir()), None):
+            raise UserError(
+                f"retrain {space.name}: {blocked} must be a file, but it is a folder: remove it,"
+                " then the same command goes on"
+            )
+        if fetch_weights(ledger, run, folder):
+            continue
         trainer = trainer or Trainer(space, paths, machine.device)
+        why = "are not as the run left them"
+        if (host := run.meta.get("host")) not in (None, socket.gethostname()):
+            # After the trainer has set up the process.
+            if difference(run.meta.get("arithmetic", {}), arithmetic(trainer.device)):
+                raise UserError(
+                    f"retrain {space.name}: only host {host}, which computes otherwise, has"
+                    f" {folder}/*.safetensors: give the same command on {host}, and copy that"
+                    f" folder from there, or {paths.retrain}; if {host} is gone for good, another"
+                    f" `retrain.epochs` in search_spaces/{space.name}.yaml has the candidates"
+                    " trained anew"
+                )
+            why = f"are not in the storage, only on {host}"
+        print(f"retrain {space.name}: {folder}/*.safetensors {why}: training it again",
+              file=sys.stderr)  # fmt: skip
         make_weights(trainer, study, run, folder)
 
 
-def _measured(weights: list[Path], config: dict[str, Any], validation: Tensor) -> Matrix:
-    """(seeds, images) NELBO in nats, with the noise that trials are measured with."""
-    import numpy as np
-
-    from pipeline.vae.checkpoint import rebuild
-    from pipeline.vae.fit import VALIDATION_SEED
-    from pipeline.vae.measure import elbo
-
-    rows = np.empty((len(weights), len(validation)))
-    for row, path in zip(rows, weights, strict=True):
-        vae = rebuild(path, config, str(validation.device))
-        row[:] = elbo(vae, validation, VALIDATION_SEED).nelbo_nats.cpu().numpy()
-    return rows
+def _are_whole(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether a run's weights are as it left them; of an earlier version it says not how."""
+    files = [folder / f"{name}.safetensors" for name in WEIGHTS]
+    known = result.get("files", {})
+    return all(f.is_file() and known.get(f.name) in (None, sha256_of(f)) for f in files)
 
 
 def _copy_weights(folder: Path, winner: Candidate, seed: int, paths: Paths) -> None:
@@ -134,71 +178,3 @@ def _copy_weights(folder: Path, winner: Candidate, seed: int, paths: Paths) -> N
     for run in winner.runs:
         source = paths.trial(winner.study.id, run.number) / "model.safetensors"
         shutil.copyfile(source, folder / "seeds" / f"seed-{run.number}.safetensors")
-
-
-def _winner(best: dict[str, Any], winner: Candidate, seed: int, sentence: str) -> dict[str, Any]:
-    return {
-        "study": best["study"],
-        "candidate": winner.index,
-        "number": winner.entry["number"],
-        "seed": seed,
-        "nelbo_nats": winner.values[seed],
-        "mean_nelbo_nats": winner.mean,
-        "values_nelbo_nats": winner.values,
-        "search_nelbo_nats": winner.entry["nelbo_nats"],
-        "best_epoch": (winner.runs[seed].result or {}).get("best_epoch"),
-        "weights": winner.weights,
-        "parameters": winner.entry["parameters"],
-        "sentence": sentence,
-    }
-
-
-def _candidates_table(candidates: list[Candidate], verdict: Verdict, searched: list[str]) -> Any:
-    import pandas as pd
-
-    rows = []
-    for candidate in candidates:
-        low, high = interval(candidate.values) or (None, None)
-        mean = candidate.mean if math.isfinite(candidate.mean) else None
-        row = {
-            "candidate": candidate.index,
-            "number": candidate.entry["number"],
-            "mean_nelbo_nats": mean,
-            "low_nelbo_nats": low,
-            "high_nelbo_nats": high,
-            **_behind(candidate, verdict.leader),
-            "best_or_equal": candidate in verdict.equals,
-            "search_nelbo_nats": candidate.entry["nelbo_nats"],
-            "seeds": len(candidate.runs),
-            "weights": candidate.weights,
-            "winner": candidate is verdict.winner,
-        }
-        names = searched or list(candidate.entry["parameters"])
-        rows.append(row | {name: cell(candidate.entry["parameters"].get(name)) for name in names})
-    return pd.DataFrame(rows)
-
-
-def _behind(candidate: Candidate, leader: Candidate) -> dict[str, float | None]:
-    """The paired difference from the leader; empty for the leader itself and for a failure."""
-    names = ("difference", "low_difference", "high_difference", "seed_error", "image_error")
-    figures: tuple[float | None, ...] = (None,) * len(names)
-    if candidate is not leader and math.isfinite(candidate.mean):
-        gap = candidate.behind(leader)
-        figures = (gap.mean, gap.low, gap.high, gap.seed_error, gap.image_error)
-    return {f"{name}_nats": figure for name, figure in zip(names, figures, strict=True)}
-
-
-def _history_table(candidates: list[Candidate]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(
-        {
-            "candidate": candidate.index,
-            "seed": run.number,
-            **epoch_row(record),
-            "kl_per_dim": cell(record["kl_per_dim"]),
-        }
-        for candidate in candidates
-        for run in candidate.runs
-        for record in run.curve
-    )

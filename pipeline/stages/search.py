@@ -1,44 +1,66 @@
 """Stage search: the study of a sweep, and its tables.
 
 Reads prepare/; writes search/trials.csv (a row a trial), search/curves.csv (a row a trial and
-epoch) and search/best.json. The live study is in the ledger, outside the output, so that more
-trials extend it and an interrupted search goes on.
+epoch), search/best.json, and search/study.json, from which these follow. The live study is in the
+ledger, outside the output, so that more trials extend it and an interrupted search goes on.
 """
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.config import Space
-from pipeline.crew import run_studies
 from pipeline.errors import UserError
-from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_folder, read_json, write_json
-from pipeline.study.budget import most_trials
+from pipeline.files import read_json, write_json
+from pipeline.paths import Paths
+from pipeline.record import open_inputs, recorded
+from pipeline.results.states import Kind, State
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import Space
 from pipeline.study.identity import Study, changes, search_study
-from pipeline.study.ledger import Ledger, Trial, storage_url
-from pipeline.study.tables import curves_table, pareto_front, trials_table
+from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.plan import belonging
+from pipeline.study.ranking import best_record, ranked, unranked
+from pipeline.study.receipt import left_out, write_studies
+from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.tables import curves_table, trials_table
+from pipeline.study.watch import Watch, most_trials
+from pipeline.work.crew import run_studies
+from pipeline.work.family import check_families
+from pipeline.work.gate import undertrained
 
-RANKED = 20  # the most that retrain.top may ask for
 REASONS = 3  # of failures in a message
 
 
-def run(space: Space, machine: Machine, paths: Paths) -> None:
-    """Finishes the study's trials and writes the tables. Raises UserError if all trials failed."""
-    manifest = read_json(paths.prepare / "manifest.json")
+def run(
+    space: Space, machine: Machine, paths: Paths, late: Callable[[], bool] | None = None
+) -> None:
+    """Finishes the study's trials and writes the tables. Raises UserError if all trials failed.
+
+    Raises OutOfTime, and writes nothing, once it is `late`: the stages after it need the time.
+    """
+    inputs = open_inputs("search", space, paths)
+    manifest = read_json(paths.manifest)
+    check_families(space, tuple(manifest["shape"]))
     study = search_study(space, manifest["sha256"])
     ledger = Ledger(storage_url(machine, paths))
     _announce(space, study, ledger)
-    ledger.open_study(study.id, space.name, study.kind, study.spec)
-    run_studies("search", space, machine, paths, ledger, [study], {})
-    trials = ledger.trials(study.id, 0, ledger.admitted(study) - 1)
-    best = _best(space, study, trials)
-    with atomic_folder(paths.search) as folder:
-        trials_table(trials, list(space.searched)).to_csv(folder / "trials.csv", index=False)
-        curves_table(trials).to_csv(folder / "curves.csv", index=False)
-        write_json(folder / "best.json", best)
+    ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
+    run_studies("search", space, machine, paths, ledger, [study], {}, late)
+    parts = belonging(space, ledger.parts(study.id))
+    trials = trials_of(parts)
+    best = _best(space, study, parts)
+    winner = next((trial.result for trial in trials if trial.number == best["number"]), None)
+    if why := undertrained(f"search {space.name}: the best trial", winner, "search.epochs"):
+        print(why, file=sys.stderr)
+    with recorded("search", space, paths, inputs) as folder:
+        trials_table(trials, list(space.searched)).to_csv(
+            folder / paths.trials_table.name, index=False
+        )
+        curves_table(trials).to_csv(folder / paths.curves_table.name, index=False)
+        write_json(folder / paths.best.name, best)
+        write_studies(folder / paths.search_record.name, [(study, parts)])
 
 
 def _announce(space: Space, study: Study, ledger: Ledger) -> None:
@@ -46,10 +68,11 @@ def _announce(space: Space, study: Study, ledger: Ledger) -> None:
     if not space.searched:
         print(f"search {space.name}: nothing is searched: no trials", file=sys.stderr)
         return
-    known = ledger.studies(space.name, "search")
-    done = ledger.finished(study.id, study.budget)
+    known = ledger.studies(space.name, Kind.SEARCH)
     if study.id in known:
-        budget = most_trials([study])
+        watch = Watch(ledger, study, space)
+        watch.refresh()
+        done, budget = watch.ended, most_trials([study])
         print(f"search {space.name}: study {study.id} has {done} of {budget} trials",
               file=sys.stderr)  # fmt: skip
         return
@@ -65,33 +88,17 @@ def _announce(space: Space, study: Study, ledger: Ledger) -> None:
     )
 
 
-def _best(space: Space, study: Study, trials: list[Trial]) -> dict[str, Any]:
-    """The ranking of the complete trials, best first, and what the search took."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    ranked = _distinct(sorted(complete, key=lambda trial: (_value(trial), trial.number)))
-    ranking: list[dict[str, Any]] = [
-        {"number": trial.number, "nelbo_nats": _value(trial), "parameters": trial.parameters}
-        for trial in ranked[:RANKED]
-    ]
+def _best(space: Space, study: Study, parts: list[Part]) -> dict[str, Any]:
+    """The ranking of the trials, best first, and what the search took."""
+    trials = trials_of(parts)
+    ranking = ranked(trials)
     if not ranking:
-        only = _fallback(space, trials) if space.searched else {}
-        ranking = [{"number": None, "nelbo_nats": None, "parameters": only}]
-    states = ("complete", "pruned", "failed")
-    record = {
-        "study": study.id,
-        **ranking[0],
-        "parameters": space.hyperparameters(ranking[0]["parameters"]).model_dump(),
-        "trials": {state: sum(trial.state == state for trial in trials) for state in states},
-        "epochs": sum(len(trial.curve) for trial in trials),
-        "ranking": ranking,
-    }
-    if len(space.search.objectives) == 2:
-        record["pareto"] = pareto_front(complete, space.search.objectives)
-    return record
+        ranking = unranked(_fallback(space, trials) if space.searched else {})
+    return best_record(space, study.id, parts, ranking)
 
 
 def _fallback(space: Space, trials: list[Trial]) -> dict[str, Any]:
-    reasons = sorted({(trial.reason or "pruned").splitlines()[0] for trial in trials})
+    reasons = sorted({(trial.reason or State.PRUNED).splitlines()[0] for trial in trials})
     rest = [f"and {len(reasons) - REASONS} other reasons"] if len(reasons) > REASONS else []
     why = (
         f"search {space.name}: none of {len(trials)} trials succeeded:"
@@ -101,18 +108,3 @@ def _fallback(space: Space, trials: list[Trial]) -> dict[str, Any]:
         raise UserError(f"{why}: widen the search space or set search.fallback")
     print(f"{why}: going on with search.fallback", file=sys.stderr)
     return space.search.fallback
-
-
-def _value(trial: Trial) -> float:
-    return trial.result["nelbo_nats"] if trial.result else math.inf
-
-
-def _distinct(ranked: list[Trial]) -> list[Trial]:
-    """The trials without those that repeat a better one's parameters."""
-    seen: list[Any] = []
-    distinct = []
-    for trial in ranked:
-        if trial.parameters not in seen:
-            seen.append(trial.parameters)
-            distinct.append(trial)
-    return distinct

@@ -1,115 +1,217 @@
-"""Which trial a worker gets, within one transaction: the rules of succession and of order."""
+"""Which part of a trial a worker gets, within one transaction: the rules of succession."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.hyperparameters import Value
-from pipeline.study.storage import STUDIES, TRIALS, is_sqlite, milliseconds
+from pipeline.results.states import State
+from pipeline.settings.hyperparameters import Value
+from pipeline.study.arithmetic import refuse_another
+from pipeline.study.schema import STUDIES, TRIALS, arithmetic_key
+from pipeline.study.storage import is_sqlite, milliseconds
+from pipeline.study.transitions import FAIL_KILLER, TAKE_OVER
 
 MAX_STRIKES = 3
+PLANNED = ("number", "trial", "since", "until", "starts", "follows", "cost")
+FARTHEST_SECONDS = 120.0  # no lease ends later: the clock was set back since
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write one trial."""
+    """The right to write one part of a trial."""
 
     study: str
     number: int
     token: int
-    parameters: dict[str, Value] | None  # None: not proposed yet
+    trial: int
+    since: int
+    until: int | None  # None: the last epoch of the study
+    parameters: dict[str, Value] | None  # None: those of the study's one setting
     curve: list[dict[str, Any]]  # the epochs that earlier holders have reported
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A worker's wish for a trial of a study, at the time `now` on the storage's clock."""
+class Plan:
+    """A part that nobody has begun yet; see `pipeline.study.plan` and `pipeline.study.race`.
 
+    Those of candidates have no place on a clock: they start at 0 and cost nothing.
+    """
+
+    number: int
+    trial: int
+    since: int
+    until: int
+    starts: int
+    follows: int | None
+    cost: int
+    parameters: dict[str, Value]
+    curve: list[dict[str, Any]]  # of the trial so far
+    reopened: int  # how often the study had been re-opened when this was planned
+
+
+class Reopened(Exception):
+    """The study was re-opened since: what was planned for it no longer counts."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's wish for a part of a study, at the time `now` on the storage's clock.
+
+    `id` is the wish's own: asked again after a lost answer, it is recognised. Leases that end
+    before `forgiven` could not be renewed while the server was away, and still count.
+    """
+
+    id: str
     study: str
-    budget: int
-    parallelism: int
     owner: str
     meta: dict[str, Any]
     now: float
     expires: float
+    forgiven: float = 0.0
+    mixed: bool = False  # whether it may join trials that were computed with other arithmetic
 
-    def grant(self, db: sa.Connection) -> Lease | None:
-        """An abandoned trial, else a new one if there may be one."""
-        _lock_study(db, self.study)
-        for row in _abandoned(db, self.study, self.budget, self.now):
-            # A lease that ran out is a strike; a trial that was released has got its own.
-            strikes = row.strikes + (1 if row.owner else 0)
-            if strikes < MAX_STRIKES:
-                return self._take_over(db, row, strikes)
-            _fail_killer(db, row, self.now)
-        number, oldest = _next_number(db, self.study), _oldest_running(db, self.study)
-        if number >= self.budget or (oldest is not None and number - oldest >= self.parallelism):
+    def abandoned(
+        self, db: sa.Connection, budget: int, among: Collection[int] | None = None
+    ) -> Lease | None:
+        """What this claim has got already, else a part below `budget` (or one of these) that nobody
+        works on. Raises OtherArithmetic."""
+        if own := self._open(db):
+            return own
+        for row in _abandoned(db, self.study, budget, self.now, self.forgiven):
+            if among is not None and row.number not in among:
+                continue
+            # A lease that ran out is no strike: nobody has seen that the trial killed its holder.
+            if row.strikes >= MAX_STRIKES:
+                _fail_killer(db, row, self.now)
+            elif lease := self._take_over(db, row):
+                return lease
+        return None
+
+    def run(self, db: sa.Connection, budget: int) -> Lease | None:
+        """The next run of a study with one setting, if it has not begun `budget` of them."""
+        number = _next_number(db, self.study)
+        if number >= budget:
             return None
-        return self._start(db, number)
+        self._insert(db, {"number": number, "trial": number, "starts": 0})
+        return Lease(self.study, number, 1, number, 0, None, None, [])
 
-    def _take_over(self, db: sa.Connection, row: Any, strikes: int) -> Lease:
-        token = row.token + 1
-        _set(db, row, **self._holder(), token=token, strikes=strikes)
-        parameters = json.loads(row.parameters) if row.parameters else None
-        return Lease(row.study, row.number, token, parameters, json.loads(row.curve))
+    def begin(self, db: sa.Connection, plan: Plan) -> Lease | None:
+        """The planned part, unless somebody has begun it. Raises OtherArithmetic and Reopened."""
+        if own := self._open(db):
+            return own
+        study = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == self.study)
+        if db.execute(study).scalar_one() != plan.reopened:
+            raise Reopened(self.study)
+        this = (TRIALS.c.study == self.study) & (TRIALS.c.number == plan.number)
+        there = db.execute(sa.select(TRIALS.c.token, TRIALS.c.starts).where(this)).first()
+        if there is not None and there.starts is not None:
+            return None
+        row = {
+            **{name: getattr(plan, name) for name in PLANNED},
+            "parameters": json.dumps(plan.parameters),
+            "curve": json.dumps(plan.curve),
+            "epochs": plan.since,
+        }
+        token = 1 if there is None else there.token + 1
+        if there is None:
+            self._insert(db, row)
+        else:  # it was re-opened
+            db.execute(sa.update(TRIALS).where(this).values(**row, **self._holder(), token=token))
+        return Lease(self.study, plan.number, token, plan.trial, plan.since, plan.until,
+                     plan.parameters, plan.curve)  # fmt: skip
 
-    def _start(self, db: sa.Connection, number: int) -> Lease:
-        row = {"study": self.study, "number": number, "state": "running"}
-        db.execute(
-            sa.insert(TRIALS).values(**row, **self._holder(), started_ms=milliseconds(self.now))
-        )
-        return Lease(self.study, number, 1, None, [])
+    def _open(self, db: sa.Connection) -> Lease | None:
+        """Locks the study; what this claim has got already."""
+        lock_study(db, self.study)
+        if own := _granted(db, self.study, self.id):
+            return _lease(own, own.token)
+        if "arithmetic" in self.meta and not self.mixed:
+            refuse_another(db, self.study, self.meta["arithmetic"])
+        return None
+
+    def _take_over(self, db: sa.Connection, row: Any) -> Lease | None:
+        change = TAKE_OVER.change(row)
+        return _lease(row, change["token"]) if _set(db, row, **self._holder(), **change) else None
+
+    def _insert(self, db: sa.Connection, row: dict[str, Any]) -> None:
+        row = {**row, "study": self.study, "state": State.RUNNING, **self._holder()}
+        db.execute(sa.insert(TRIALS).values(**row, started_ms=milliseconds(self.now)))
 
     def _holder(self) -> dict[str, Any]:
-        return {"owner": self.owner, "expires": self.expires, "meta": json.dumps(self.meta)}
+        return {"owner": self.owner, "claim": self.id, "expires": self.expires,
+                "meta": json.dumps(self.meta), "arithmetic": arithmetic_key(self.meta)}  # fmt: skip
 
 
-def _lock_study(db: sa.Connection, study: str) -> None:
+def _lease(row: Any, token: int) -> Lease:
+    parameters = json.loads(row.parameters) if row.parameters else None
+    return Lease(row.study, row.number, token, row.trial, row.since, row.until, parameters,
+                 json.loads(row.curve))  # fmt: skip
+
+
+def lock_study(db: sa.Connection, study: str) -> None:
     """Serializes claims of one study (SQLite's write lock does it already)."""
     if not is_sqlite(db):
         db.execute(sa.select(STUDIES.c.id).where(STUDIES.c.id == study).with_for_update())
 
 
-def _abandoned(db: sa.Connection, study: str, budget: int, now: float) -> Sequence[Any]:
+def _granted(db: sa.Connection, study: str, claim: str) -> Any:
+    query = sa.select(TRIALS).where(
+        TRIALS.c.study == study, TRIALS.c.state == State.RUNNING, TRIALS.c.claim == claim
+    )
+    return db.execute(query).first()
+
+
+def _abandoned(
+    db: sa.Connection, study: str, budget: int, now: float, forgiven: float
+) -> Sequence[Any]:
     query = sa.select(TRIALS).where(
         TRIALS.c.study == study,
-        TRIALS.c.state == "running",
+        TRIALS.c.state == State.RUNNING,
         TRIALS.c.number < budget,
-        TRIALS.c.expires <= now,
+        TRIALS.c.starts.is_not(None),
+        (TRIALS.c.expires <= now) | (TRIALS.c.expires > now + FARTHEST_SECONDS),
+        TRIALS.c.owner.is_(None) | (TRIALS.c.expires >= forgiven),
     )
     return db.execute(query.order_by(TRIALS.c.number)).all()
 
 
 def _fail_killer(db: sa.Connection, row: Any, now: float) -> None:
-    reason = f"killed {MAX_STRIKES} workers before it got any farther (out of memory?)"
+    reason = f"killed {MAX_STRIKES} workers before it got any farther: it crashes, or is too large"
     _set(
         db,
         row,
-        state="failed",
+        state=State.FAILED,
         reason=reason,
         owner=None,
         epochs=len(json.loads(row.curve)),
-        token=row.token + 1,
         finished_ms=milliseconds(now),
+        **FAIL_KILLER.change(row),
     )
 
 
-def _set(db: sa.Connection, row: Any, **values: Any) -> None:
-    this = (TRIALS.c.study == row.study) & (TRIALS.c.number == row.number)
-    db.execute(sa.update(TRIALS).where(this).values(**values))
+def _set(db: sa.Connection, row: Any, **values: Any) -> bool:
+    """Changes a trial that is as it was read; False: meanwhile its holder was heard of after all,
+    or another one has released it."""
+    done = db.execute(
+        sa.update(TRIALS)
+        .where(
+            TRIALS.c.study == row.study,
+            TRIALS.c.number == row.number,
+            TRIALS.c.token == row.token,
+            TRIALS.c.state == State.RUNNING,
+            TRIALS.c.expires == row.expires,
+        )
+        .values(**values)
+    )
+    return done.rowcount == 1
 
 
 def _next_number(db: sa.Connection, study: str) -> int:
     last = db.execute(sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study == study))
     highest = last.scalar_one()
     return 0 if highest is None else highest + 1
-
-
-def _oldest_running(db: sa.Connection, study: str) -> int | None:
-    running = (TRIALS.c.study == study) & (TRIALS.c.state == "running")
-    return db.execute(sa.select(sa.func.min(TRIALS.c.number)).where(running)).scalar_one()

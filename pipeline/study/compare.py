@@ -62,6 +62,18 @@ def within_noise(candidate: Matrix, leader: Matrix) -> bool:
     return bool(candidate.mean() - leader.mean() <= _half_width(candidate, leader, granted))
 
 
+def lead_of_seeds(candidate: Sequence[float], leader: Sequence[float]) -> tuple[float, float]:
+    """How far a candidate is behind in nats, and the half width that makes it noise of the seeds.
+
+    The rule of `within_noise` for means over images: the error of images, which more seeds do not
+    make smaller, is left out.
+    """
+    variances = [float(np.var(values, ddof=1)) / len(values) for values in (candidate, leader)]
+    granted = [min(variances), variances[1]]
+    half = _t_half_width(granted, [len(candidate) - 1, len(leader) - 1])
+    return float(np.mean(candidate) - np.mean(leader)), half
+
+
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % t interval of a mean over seeds; None for a single value or an infinite one."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
@@ -69,6 +81,19 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     mean, variance = float(np.mean(values)), float(np.var(values, ddof=1)) / len(values)
     half = _t_half_width([variance], [len(values) - 1])
     return mean - half, mean + half
+
+
+def chance(gain: float, variances: list[float], freedoms: list[int]) -> float:
+    """The one-sided p of a gain in nats: how often seeds alone give one as large.
+
+    The errors are a sum of independent parts with these variances (Welch–Satterthwaite).
+    """
+    from scipy.stats import t
+
+    total = sum(variances)
+    if total == 0:
+        return 0.0 if gain > 0 else 1.0
+    return float(t.sf(gain / math.sqrt(total), _freedom(variances, freedoms)))
 
 
 def _half_width(candidate: Matrix, other: Matrix, seed_variance: float) -> float:
@@ -87,8 +112,12 @@ def _t_half_width(variances: list[float], freedoms: list[int]) -> float:
     total = sum(variances)
     if total == 0:
         return 0.0
-    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(total)
+    return float(t.ppf((1 + CONFIDENCE) / 2, _freedom(variances, freedoms))) * math.sqrt(total)
+
+
+def _freedom(variances: list[float], freedoms: list[int]) -> float:
+    """The degrees of freedom of the sum (Satterthwaite 1946)."""
+    return sum(variances) ** 2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
 
 
 def _seed_variance(values: Matrix) -> float:
@@ -99,5 +128,5 @@ def _seed_variance(values: Matrix) -> float:
 
 def _pair_variance(candidate: Matrix, other: Matrix) -> float:
     """Of the mean difference, as an estimate from so many images that both have seen."""
-    paired = candidate.mean(axis=0) - other.mean(axis=0)
+    paired: Matrix = candidate.mean(axis=0) - other.mean(axis=0)
     return float(paired.var(ddof=1)) / paired.size

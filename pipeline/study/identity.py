@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Space
-from pipeline.hyperparameters import Hyperparameters, Value
+from pipeline.results.states import Kind
 from pipeline.seeds import digest
+from pipeline.settings.hyperparameters import Value
+from pipeline.settings.space import Space
 
 # Raise it when a change of the code changes what a trial computes: every study then forks.
 TRAINING_SEMANTICS = 3
-PROPOSAL_SEMANTICS = 2  # the same for what a search proposes and prunes
+SOURCES = "sources"  # of the section `model`: Python files, which are long
+PROPOSAL_SEMANTICS = 3  # the same for what a search proposes and prunes
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Study:
     """A series of trials whose results may be compared with each other."""
 
     id: str
-    kind: str  # search: proposed parameters; candidate: one setting on several seeds
+    kind: Kind
     budget: int  # trials at most
     parallelism: int
     epochs: int  # a trial at most
@@ -32,7 +34,7 @@ def search_study(space: Space, data_sha256: str) -> Study:
 
     With nothing to search it has no trials.
     """
-    search = space.search.model_dump(exclude={"fallback"})
+    search = space.search.model_dump(exclude={"fallback", "stop"})
     trials, total_epochs = search.pop("trials"), search.pop("total_epochs")
     budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
@@ -43,7 +45,7 @@ def search_study(space: Space, data_sha256: str) -> Study:
         "search": search,
     }
     id_ = f"{space.name}-{digest(spec)[:12]}"
-    return Study(id_, "search", budget, space.search.parallelism, space.search.epochs, spec,
+    return Study(id_, Kind.SEARCH, budget, space.search.parallelism, space.search.epochs, spec,
                  total_epochs)  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def candidate_study(space: Space, data_sha256: str, parameters: dict[str, Value]
         "seed": space.search.seed,
     }
     id_ = f"{space.name}-{digest(spec)[:12]}"
-    return Study(id_, "candidate", space.retrain.seeds, space.retrain.seeds,
+    return Study(id_, Kind.CANDIDATE, space.retrain.seeds, space.retrain.seeds,
                  space.retrain.epochs, spec)  # fmt: skip
 
 
@@ -68,23 +70,31 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[
         before, after = old.get(key), new.get(key)
         if before == after:
             continue
-        if isinstance(before, dict) and isinstance(after, dict):
+        if key == SOURCES:
+            names = sorted({*(before or {}), *(after or {})})
+            files = [tuple(_sha256(each, name) for each in (before, after)) for name in names]
+            found += [f"{n}: {b} → {a}" for n, (b, a) in zip(names, files, strict=True) if a != b]
+        elif isinstance(before, dict) and isinstance(after, dict):
             found += changes(before, after, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}: {before} → {after}")
     return found
 
 
+def _sha256(sources: dict[str, Any] | None, file: str) -> str:
+    found = (sources or {}).get(file)
+    return found["sha256"][:12] if found else "none"
+
+
 def _common(space: Space, data_sha256: str) -> dict[str, Any]:
     return {
         "training_semantics": TRAINING_SEMANTICS,
         "data": data_sha256,
-        "model": space.model.model_dump(),
+        "model": space.section("model"),
     }
 
 
 def _settled(space: Space) -> dict[str, Value]:
     """Every hyperparameter that is not searched, with the defaults spelled out."""
-    settled = {name: f.get_default() for name, f in Hyperparameters.model_fields.items()}
-    settled.update(space.fixed)
+    settled = space.kind.defaults() | space.fixed
     return {name: value for name, value in settled.items() if name not in space.searched}

@@ -1,4 +1,4 @@
-"""The durable record of all trials and of who works on them, in SQLite or PostgreSQL.
+"""The durable record of all trials' parts and of who works on them, in SQLite or PostgreSQL.
 
 A worker holds a *lease* on its trial: a fencing token and a time of expiry. Every write names the
 token in the same statement that changes the row, so a worker whose trial was taken over (it was
@@ -7,120 +7,230 @@ paused past its lease, say) changes nothing more and gets `LeaseLost`.
 
 from __future__ import annotations
 
+import copy
 import json
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from pipeline.hyperparameters import Value
-from pipeline.machine import Machine
 from pipeline.paths import Paths
-from pipeline.study.budget import admitted
-from pipeline.study.claim import Claim, Lease
-from pipeline.study.identity import Study
+from pipeline.results.states import Kind, State
+from pipeline.seeds import digest
+from pipeline.settings.hyperparameters import Value
+from pipeline.settings.machine import Machine
+from pipeline.study.claim import Claim, Lease, Plan
+from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
+from pipeline.study.reopen import reopen
+from pipeline.study.rows import (
+    Mark,
+    Part,
+    Record,
+    Trial,
+    insert_once,
+    is_recorded,
+    leave_files,
+    part_of,
+    trials_of,
+)
+from pipeline.study.schema import ORIGINS, STUDIES, TRIALS, WEIGHTS
 from pipeline.study.storage import (
-    STUDIES,
-    TRIALS,
+    blocker,
     clock,
-    is_sqlite,
+    masked,
     milliseconds,
     open_storage,
+    server_start,
     transaction,
 )
+from pipeline.study.transitions import GIVE_BACK, STRIKE
+from pipeline.study.workers import Presence
 
+T = TypeVar("T")
 LEASE_SECONDS = 60.0
-
-Mark = tuple[int, str, int]  # of a trial: token, state, most epochs ever reported
-Record = dict[str, Any]  # one epoch: epoch, nelbo_nats, recon_nats, kl_nats, ...
+LEFT_OUT = "left_out"  # of a study's specification: what is no part of its identity
+FORGIVING_SECONDS = 20.0  # after a server's start, for its workers to find it again
 
 
 class LeaseLost(Exception):
     """Another worker has taken this trial over; what this one computes no longer counts."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A row of the ledger. `state` is running, complete, pruned or failed."""
-
-    study: str
-    number: int
-    state: str
-    parameters: dict[str, Value] | None
-    curve: list[Record]
-    result: Record | None
-    reason: str | None
-    meta: dict[str, Any]
-    owner: str | None
-    expires: float
-    strikes: int
-    started_ms: int
-    finished_ms: int | None
-
-
 class Ledger:
-    """All studies of one storage. Each process opens its own; threads may share one."""
+    """All studies of one storage.
 
-    def __init__(self, url: str):
-        """Opens `url` (SQLAlchemy form) and creates the tables if need be. Raises UserError."""
-        self._engine = open_storage(url)
+    *Threads and processes.* Each process opens its own; threads may share one. Every method is one
+    transaction, and what it returned is on the storage.
+
+    *Ownership.* `claim` gives a lease: the right to write one trial. The methods that take a lease
+    name its token in the statement that writes; they raise LeaseLost, and change nothing, once the
+    trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS may be taken
+    over; until it is, it counts. `release` is for whoever knows that an owner is dead or done.
+
+    *Errors.* A storage that is away or locked is waited for: every method is tried again for
+    `patience` seconds, which is why each comes to the same when it is done twice (a connection may
+    be lost between a commit and its answer). Reads change nothing, `open_study` inserts what is not
+    there, the leased writes set values under a token, `finish` knows its own end, `claim` its own
+    grant, `release` finds nothing more to release (and says so: that answer alone may be lost).
+    After that, StorageAway; StorageError for what does not pass by itself: one line each. OSError
+    when the disk is full.
+    """
+
+    def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS):
+        """Opens `url` (SQLAlchemy form) and creates the tables if need be. Raises StorageError."""
+        self._engine = open_storage(url, patience)
+        self._patience = patience
+        self._first: Callable[[], None] | None = None
+        self._presence: Presence | None = None
 
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
 
+    def impatient(self, seconds: float = 0.0) -> Ledger:
+        """The same ledger for who looks again anyway: it waits for nothing, or not for long."""
+        other = copy.copy(self)
+        other._patience = seconds
+        return other
+
+    def saving(self, save: Callable[[], None]) -> Ledger:
+        """The same ledger, which calls `save` before it begins to wait for the storage."""
+        other = copy.copy(self)
+        other._first = save
+        return other
+
+    def present(self, presence: Presence) -> Ledger:
+        """The same ledger for a worker: it is seen, and told what is wished, with each renewal."""
+        other = copy.copy(self)
+        other._presence = presence
+        return other
+
     def now(self) -> float:
         """The time in seconds on the clock that leases are measured by."""
-        with self._engine.connect() as db:
-            return clock(db)
+        return self.read(clock)
 
-    def open_study(self, study: str, name: str, kind: str, spec: dict[str, Any]) -> None:
-        """Registers a study; an existing one stays as it is."""
-        row = {"id": study, "name": name, "kind": kind, "spec": json.dumps(spec)}
-        with self._write() as db:
+    def open_study(
+        self,
+        study: str,
+        name: str,
+        kind: Kind,
+        spec: dict[str, Any],
+        left_out: dict[str, Any] | None = None,
+    ) -> None:
+        """Registers a study; an existing one stays as it is.
+
+        `left_out` is what its search space says and its identity does not.
+        """
+        kept = {**spec, LEFT_OUT: left_out} if left_out else spec
+        row = {"id": study, "name": name, "kind": kind, "spec": json.dumps(kept)}
+
+        def insert(db: sa.Connection) -> None:
             known = db.execute(sa.select(STUDIES.c.id).where(STUDIES.c.id == study)).first()
             if not known:
-                _insert_once(db, STUDIES, {**row, "created_ms": milliseconds(clock(db))})
+                insert_once(db, STUDIES, {**row, "created_ms": milliseconds(clock(db))})
 
-    def studies(self, name: str, kind: str) -> dict[str, dict[str, Any]]:
+        self.write(insert)
+
+    def studies(self, name: str, kind: Kind) -> dict[str, dict[str, Any]]:
         """The specifications of the studies of a sweep, oldest first."""
         query = sa.select(STUDIES.c.id, STUDIES.c.spec).where(
             STUDIES.c.name == name, STUDIES.c.kind == kind
         )
-        with self._engine.connect() as db:
-            rows = db.execute(query.order_by(STUDIES.c.created_ms, STUDIES.c.id))
-            return {row.id: json.loads(row.spec) for row in rows}
+        rows = self._rows(query.order_by(STUDIES.c.created_ms, STUDIES.c.id))
+        return {row.id: _parts(row.spec)[0] for row in rows}
+
+    def find_study(self, study: str) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+        """The sweep's name, the specification, and what the identity leaves out, {} if unknown."""
+        query = sa.select(STUDIES.c.name, STUDIES.c.spec).where(STUDIES.c.id == study)
+        found = self._rows(query)
+        return (found[0].name, *_parts(found[0].spec)) if found else None
+
+    def keep_origin(self, study: str, source: dict[str, Any]) -> str:
+        """Keeps what trials of a study are to name in their `meta`; the digest to name it by."""
+        key = digest(source)
+        row = {"study": study, "digest": key, "content": json.dumps(source)}
+        self.write(lambda db: insert_once(db, ORIGINS, row))
+        return key
+
+    def origin(self, study: str, key: str) -> dict[str, Any]:
+        """What `keep_origin` has kept under this digest; {} if nothing."""
+        query = sa.select(ORIGINS.c.content).where(
+            ORIGINS.c.study == study, ORIGINS.c.digest == key
+        )
+        found = self._rows(query)
+        return json.loads(found[0].content) if found else {}
 
     def created_ms(self, study: str) -> int:
         """When a study was opened: with its name, what tells it from the same one elsewhere."""
         query = sa.select(STUDIES.c.created_ms).where(STUDIES.c.id == study)
-        with self._engine.connect() as db:
-            return db.execute(query).scalar_one()
+        return self.read(lambda db: db.execute(query).scalar_one())
 
     def marks(self, study: str) -> dict[int, Mark]:
-        """What moves whenever a trial does, by number: token, state, epochs. Reads no curve."""
+        """What moves whenever a trial does, by number, in order. Reads no curve."""
         row = TRIALS.c
-        query = sa.select(row.number, row.token, row.state, row.epochs).where(row.study == study)
-        with self._engine.connect() as db:
-            rows = db.execute(query.order_by(row.number))
-            return {each.number: (each.token, each.state, each.epochs) for each in rows}
+        query = sa.select(row.trial, row.token, row.state, row.epochs)
+        query = query.where(row.study == study, row.starts.is_not(None))
+        found: dict[int, Mark] = {}
+        for each in self._rows(query.order_by(row.trial, row.number)):
+            tokens = found[each.trial][0] if each.trial in found else 0
+            found[each.trial] = (tokens + each.token, each.state, each.epochs)
+        return found
 
     def claim(
-        self, study: str, *, budget: int, parallelism: int, owner: str, meta: dict[str, Any]
+        self,
+        study: str,
+        *,
+        budget: int,
+        owner: str,
+        meta: dict[str, Any],
+        among: Collection[int] | None = None,
+        mixed: bool = False,
+        runs: bool = True,
     ) -> Lease | None:
-        """The next trial to work on: an abandoned one, else a new number below `budget`.
+        """An abandoned part to go on with, one `among` these; else the next of a study's `runs`.
 
-        Trial n may start when all trials ≤ n - parallelism are finished. None: nothing can be
-        claimed now; see `finished`.
+        Only parts below `budget`. None: there is none now. Raises OtherArithmetic, unless it may be
+        `mixed`.
         """
-        with self._write() as db:
-            now = clock(db)
-            claim = Claim(study, budget, parallelism, owner, meta, now, now + LEASE_SECONDS)
-            return claim.grant(db)
+
+        def grant(db: sa.Connection, claim: Claim) -> Lease | None:
+            lease = claim.abandoned(db, budget, among)
+            return lease if lease or among is not None or not runs else claim.run(db, budget)
+
+        return self._grant(study, owner, meta, mixed, grant)
+
+    def begin(
+        self, study: str, plan: Plan, *, owner: str, meta: dict[str, Any], mixed: bool = False
+    ) -> Lease | None:
+        """The planned part of a trial; None: somebody was faster.
+
+        Raises OtherArithmetic, unless it may be `mixed`; Reopened if the plan is of before.
+        """
+        return self._grant(study, owner, meta, mixed, lambda db, claim: claim.begin(db, plan))
+
+    def _grant(
+        self,
+        study: str,
+        owner: str,
+        meta: dict[str, Any],
+        mixed: bool,
+        grant: Callable[[sa.Connection, Claim], Lease | None],
+    ) -> Lease | None:
+        id_ = uuid.uuid4().hex
+
+        def write(db: sa.Connection) -> Lease | None:
+            now, started = clock(db), server_start(db)
+            expires = now + LEASE_SECONDS
+            young = 0.0 <= now - started < FORGIVING_SECONDS  # below 0: its clock was set back
+            forgiven = started + LEASE_SECONDS if young else 0.0
+            return grant(db, Claim(id_, study, owner, meta, now, expires, forgiven, mixed))
+
+        return self.write(write)
 
     def propose(self, lease: Lease, parameters: dict[str, Value]) -> None:
-        """Records the parameters of a claimed trial. Raises LeaseLost."""
+        """Records the parameters of a claimed run. Raises LeaseLost."""
         self._update(lease, parameters=json.dumps(parameters))
 
     def report(self, lease: Lease, curve: list[Record]) -> None:
@@ -145,12 +255,16 @@ class Ledger:
     def finish(
         self,
         lease: Lease,
-        state: str,
+        state: State,
         curve: list[Record],
         result: Record | None,
         reason: str | None = None,
+        weights: dict[str, bytes] | None = None,
     ) -> None:
-        """Records the end of a trial: complete, pruned or failed. Raises LeaseLost."""
+        """Records the end of a trial: complete, pruned or failed. Raises LeaseLost.
+
+        `weights` are files for the other hosts, whose contents `weights` returns.
+        """
         self._update(
             lease,
             state=state,
@@ -159,7 +273,15 @@ class Ledger:
             result=json.dumps(result) if result is not None else None,
             reason=reason,
             owner=None,
+            files=weights,
         )
+
+    def weights(self, study: str, number: int) -> dict[str, tuple[bytes, str]]:
+        """The files that a trial's `finish` has left for other hosts: content and SHA-256."""
+        file = WEIGHTS.c
+        query = sa.select(file.file, file.content, file.sha256)
+        rows = self._rows(query.where(file.study == study, file.number == number))
+        return {row.file: (row.content, row.sha256) for row in rows}
 
     def release(self, owner: str, *, blameless: bool) -> bool:
         """Gives up whatever `owner` holds, so that it can be claimed at once; False: nothing.
@@ -167,81 +289,113 @@ class Ledger:
         A death that may be the trial's own doing counts as a strike against it; an end that was
         asked for (`blameless`) does not.
         """
-        strikes = TRIALS.c.strikes + (0 if blameless else 1)
-        held = (TRIALS.c.owner == owner) & (TRIALS.c.state == "running")
-        with self._write() as db:
-            done = db.execute(
-                sa.update(TRIALS)
-                .where(held)
-                .values(owner=None, expires=0, strikes=strikes, token=TRIALS.c.token + 1)
-            )
-            return done.rowcount > 0
+        step = GIVE_BACK if blameless else STRIKE
+        statement = (
+            sa.update(TRIALS)
+            .where(TRIALS.c.owner == owner, TRIALS.c.state == State.RUNNING)
+            .values(owner=None, expires=0, **step.change(TRIALS.c))
+        )
+        return self.write(lambda db: db.execute(statement).rowcount > 0)
+
+    def reopen(
+        self, study: str, failed: list[int], seeing: list[int], known: int | None = None
+    ) -> None:
+        """Makes parts be tried again; see `pipeline.study.reopen`. Raises AtWork."""
+        self.write(lambda db: reopen(db, study, failed, seeing, clock(db), known))
 
     def owners(self, study: str | None = None) -> list[str]:
         """Everyone who holds a trial, of one study or of any."""
         query = sa.select(TRIALS.c.owner).where(
-            TRIALS.c.state == "running", TRIALS.c.owner.is_not(None)
+            TRIALS.c.state == State.RUNNING, TRIALS.c.owner.is_not(None)
         )
         if study:
             query = query.where(TRIALS.c.study == study)
-        with self._engine.connect() as db:
-            return sorted({row.owner for row in db.execute(query)})
+        return sorted({row.owner for row in self._rows(query)})
 
-    def trials(self, study: str, first: int = 0, last: int | None = None) -> list[Trial]:
-        """The trials first..last (inclusive) in order."""
-        query = sa.select(TRIALS).where(TRIALS.c.study == study, TRIALS.c.number >= first)
-        if last is not None:
-            query = query.where(TRIALS.c.number <= last)
-        with self._engine.connect() as db:
-            return [_trial(row) for row in db.execute(query.order_by(TRIALS.c.number))]
+    def parts(self, study: str, first: int = 0, also: Sequence[int] = ()) -> list[Part]:
+        """The parts from `first` on, and these, in order; without those that are to be planned
+        anew."""
+        row = TRIALS.c
+        these = (row.number >= first) | row.number.in_(list(also)) if also else row.number >= first
+        query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None), these)
+        return [part_of(row) for row in self._rows(query.order_by(TRIALS.c.number))]
 
-    def finished(self, study: str, budget: int) -> int:
-        """How many trials below `budget` are complete, pruned or failed."""
-        query = sa.select(sa.func.count()).where(
-            TRIALS.c.study == study, TRIALS.c.number < budget, TRIALS.c.state != "running"
+    def trials(self, study: str, among: Collection[int] | None = None) -> list[Trial]:
+        """The trials (or these) in order; each is what its last part has come to."""
+        row = TRIALS.c
+        query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None))
+        if among is not None:
+            query = query.where(row.trial.in_(list(among)))
+        return trials_of(map(part_of, self._rows(query.order_by(row.number))))
+
+    def reopened(self, study: str) -> int:
+        """How often a study was re-opened: what was read of it before no longer counts."""
+        query = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == study)
+        return self.read(lambda db: db.execute(query).scalar_one())
+
+    def forget(self, study: str) -> None:
+        """Deletes a study and its trials, unless somebody holds one of them."""
+        held = sa.select(TRIALS.c.number).where(
+            TRIALS.c.study == study, TRIALS.c.state == State.RUNNING, TRIALS.c.owner.is_not(None)
         )
-        with self._engine.connect() as db:
-            return db.execute(query).scalar_one()
 
-    def admitted(self, study: Study) -> int:
-        """How many trials surely belong to a study by now; see `pipeline.study.budget`."""
-        return study.budget if study.total_epochs is None else admitted(study, self._used(study))
+        def delete(db: sa.Connection) -> None:
+            if db.execute(held).first() is None:
+                for table in (WEIGHTS, ORIGINS, TRIALS):
+                    db.execute(sa.delete(table).where(table.c.study == study))
+                db.execute(sa.delete(STUDIES).where(STUDIES.c.id == study))
 
-    def is_over(self, study: Study) -> bool:
-        """Whether all trials that belong to a study are finished."""
-        if study.total_epochs is None:
-            return self.finished(study.id, study.budget) >= study.budget
-        used = self._used(study)  # read once: a trial that ends may let another one in
-        count = admitted(study, used)
-        return len(used) >= count and None not in used[:count]
+        self.write(delete)
 
-    def _used(self, study: Study) -> list[int | None]:
-        """The epochs of all trials; None for those that are not finished."""
-        columns = (TRIALS.c.state, TRIALS.c.epochs)
-        query = sa.select(*columns).where(TRIALS.c.study == study.id).order_by(TRIALS.c.number)
-        with self._engine.connect() as db:
-            return [None if row.state == "running" else row.epochs for row in db.execute(query)]
+    def _update(
+        self, lease: Lease, *, files: dict[str, bytes] | None = None, **values: Any
+    ) -> None:
+        this = (TRIALS.c.study == lease.study) & (TRIALS.c.number == lease.number)
+        held = (TRIALS.c.token == lease.token) & (TRIALS.c.state == State.RUNNING)
 
-    def _update(self, lease: Lease, **values: Any) -> None:
-        with self._write() as db:
+        def update(db: sa.Connection) -> None:
             now = clock(db)
-            if "state" in values:
-                values["finished_ms"] = milliseconds(now)
-            done = db.execute(
-                sa.update(TRIALS)
-                .where(
-                    TRIALS.c.study == lease.study,
-                    TRIALS.c.number == lease.number,
-                    TRIALS.c.token == lease.token,
-                    TRIALS.c.state == "running",
-                )
-                .values(expires=now + LEASE_SECONDS, **values)
-            )
-            if done.rowcount != 1:
+            ended = {"finished_ms": milliseconds(now)} if "state" in values else {}
+            changed = {"expires": now + LEASE_SECONDS, **ended, **values}
+            done = db.execute(sa.update(TRIALS).where(this, held).values(**changed))
+            if self._presence:
+                self._presence.note(db, now)
+            if done.rowcount == 1:
+                leave_files(db, lease, files or {})
+            elif not ended or not is_recorded(db, this, lease.token, values):
                 raise LeaseLost(f"trial {lease.number} of {lease.study} has another owner")
 
-    def _write(self) -> AbstractContextManager[sa.Connection]:
-        return transaction(self._engine)
+        self.write(update)
+
+    def _rows(self, query: sa.Select[Any]) -> list[Any]:
+        return self.read(lambda db: list(db.execute(query)))
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """What the statements of `work` find, in one connection."""
+
+        def read() -> T:
+            with self._engine.connect() as db:
+                return work(db)
+
+        return self._persist(read)
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Does `work` in one transaction; it must come to the same when it is done twice."""
+
+        def write() -> T:
+            with transaction(self._engine) as db:
+                return work(db)
+
+        return self._persist(write)
+
+    def _persist(self, work: Callable[[], T]) -> T:
+        return keep_trying(
+            work,
+            masked(self._engine.url),
+            seconds=self._patience,
+            first=self._first,
+            blocker=lambda: blocker(self._engine),
+        )
 
 
 def storage_url(machine: Machine, paths: Paths) -> str:
@@ -249,30 +403,10 @@ def storage_url(machine: Machine, paths: Paths) -> str:
     if machine.storage:
         return machine.storage
     paths.ledger.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{paths.ledger}"
+    return f"sqlite:///{quote(str(paths.ledger))}"  # `?`, `#` and `%` mean something in a URL
 
 
-def _insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
-    """Inserts unless another host was faster."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    dialect = sqlite if is_sqlite(db) else postgresql
-    db.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
-
-
-def _trial(row: Any) -> Trial:
-    return Trial(
-        study=row.study,
-        number=row.number,
-        state=row.state,
-        parameters=json.loads(row.parameters) if row.parameters else None,
-        curve=json.loads(row.curve),
-        result=json.loads(row.result) if row.result else None,
-        reason=row.reason,
-        meta=json.loads(row.meta),
-        owner=row.owner,
-        expires=row.expires,
-        strikes=row.strikes,
-        started_ms=row.started_ms,
-        finished_ms=row.finished_ms,
-    )
+def _parts(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The specification as its study's identity has it, and what the identity leaves out."""
+    spec = json.loads(text)
+    return spec, spec.pop(LEFT_OUT, {})

@@ -1,11 +1,10 @@
-"""Proposals: the parameters of trial n as a pure function of what came before.
+"""Proposals: the parameters of a new trial as a pure function of what it sees.
 
-They depend on the space, the study's seed, n, and the finished trials ≤ n - parallelism alone, so
-the outcome of a search is the same on any number of workers. An in-memory Optuna study is played
-forward: trials ≤ n - parallelism with their results, the later ones as still running (their
-parameters are such functions too), then asked by a sampler whose seed is drawn from (seed, n). A
-sampler that lived longer would depend on which proposals its own process happened to make, and
-one that is built anew with the study's seed would repeat its draws.
+They depend on the space, the study's seed, the trial's number, and the trials that it sees (see
+`pipeline.study.plan`). An in-memory Optuna study is made of those, finished, paused or running, and
+asked by a sampler whose seed is drawn from (seed, number). A sampler that lived longer would depend
+on which proposals its own process happened to make, and one that is built anew with the study's
+seed would repeat its draws.
 
 What a sampler reads of a long study is bounded (see `Proposer`), so that trial 5 000 costs no more
 than trial 500.
@@ -13,163 +12,225 @@ than trial 500.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.config import Search
-from pipeline.hyperparameters import Choices, Domain, Value, grid
+from pipeline.errors import UserError
+from pipeline.results.states import State
 from pipeline.seeds import derive_seed
-from pipeline.study.history import History
-from pipeline.study.ledger import Trial
+from pipeline.settings.hyperparameters import Choices, Domain, Value, grid
+from pipeline.settings.space import Search
+from pipeline.study.plan import Known, Planner
+from pipeline.study.rows import Part
 
 BLOCK = 200  # trials
 ELDERS = 50  # TPE models its good trials by 25 at most
+LEARNED, ATTEMPTS = 20, 1000  # proposals of the sampler, and then draws, until one is within limits
 
 
 class Proposer:
-    """Proposes the parameters of trials, best in the order of their numbers.
+    """Proposes the parameters of trials.
 
     The numbers are divided into blocks of `BLOCK` trials. A proposal sees the trials of its own
     block and of the one before, and of the older ones the best `ELDERS`; so it sees all of the
-    first 2 · BLOCK trials. CMA-ES, whose state lives in all its asks, and a sweep with two
-    objectives, where no few trials are the best, see all trials always.
+    first 2 · BLOCK trials. A sweep with two objectives, where no few trials are the best, sees all
+    trials always.
     """
 
-    def __init__(self, searched: dict[str, Domain], search: Search, history: History):
+    def __init__(
+        self,
+        searched: dict[str, Domain],
+        search: Search,
+        within: Callable[[dict[str, Value]], bool] = lambda chosen: True,
+    ):
+        """`within` says whether a setting keeps `search.constraints`."""
         self._searched = searched
         self._search = search
-        self._history = history
+        self._within = within
         self._cells: list[dict[str, Value]] | None = None
-        self._study: Any = None
-        self._elders = 0  # how many of the best older trials the study begins with
-        self._first = 0  # the trial after them
-        self._next = 0  # trials < _next are in the study
-        self._told = 0  # trials < _told have their results in it
-        self._before: Proposer | None = None  # for what the block before has not proposed yet
+        self._replay: Replay | None = None
+        self._made: dict[int, tuple[Known, Any]] = {}  # by trial, as Optuna knows it
 
-    def propose(self, number: int) -> dict[str, Value]:
-        """The searched parameters of trial `number`; conditional ones only where they exist."""
+    def propose(self, planner: Planner) -> dict[str, Value]:
+        """The searched parameters of the next trial; conditional ones where they exist.
+
+        Raises UserError if no setting is found within the constraints.
+        """
+        trials = planner.trials
+        number = len(trials)
         if not self._searched:
             return {}
+        first = first_settings(self._searched, self._search, number)
+        if first is not None and self._within(first):
+            return first
         if self._search.sampler == "grid":
             return self._grid_cell(number)
-        if self._search.sampler == "random":
-            return self._ask(_new_study(self._search), number)
-        if number == 0:
-            return centre(self._searched)
-        return self._play_to(number)
+        if self._search.sampler == "cmaes":
+            self._replay = self._replay or Replay(self._searched, self._search)
+            return self._replay.propose(planner)
+        blind = first is not None or draws_at_random(self._search, number)
+        name = "random" if blind else self._search.sampler
+        seen = [] if name == "random" else [self._frozen(trials, n) for n in self._seen(trials)]
+        for attempt in range(ATTEMPTS):
+            study = _new_study(self._search)
+            study.add_trials(seen if attempt < LEARNED else [])
+            sampler = _sampler(
+                name if attempt < LEARNED else "random", self._search, number, attempt
+            )
+            chosen = ask(study, sampler, self._searched)
+            if self._within(chosen):
+                return chosen
+        raise UserError(
+            f"search.constraints: none of {ATTEMPTS} settings for trial {number} keeps them: loosen"
+            " them, or narrow the ranges"
+        )
+
+    def draw(self, number: int) -> dict[str, Value]:
+        """A draw at random, whatever the sampler."""
+        sampler = _sampler("random", self._search, number)
+        return ask(_new_study(self._search), sampler, self._searched)
 
     def _grid_cell(self, number: int) -> dict[str, Value]:
         if self._cells is None:
-            self._cells = list(grid(self._searched))
+            self._cells = [cell for cell in grid(self._searched) if self._within(cell)]
             random.Random(derive_seed(self._search.seed, "grid")).shuffle(self._cells)
+        if number >= len(self._cells):
+            raise UserError(
+                f"search.trials: the grid has {len(self._cells)} cells within search.constraints:"
+                " set at most that many trials"
+            )
         return self._cells[number]
 
-    def _play_to(self, number: int) -> dict[str, Value]:
-        first = self._first_seen(number)
-        if self._study is None or self._first != first or self._next > number:
-            self._begin(first)
-        horizon = number - self._search.parallelism  # the last trial whose result may be used
-        proposed = self._proposed(self._next, number)
-        for earlier in range(self._next, number):
-            self._tell_to(earlier - self._search.parallelism)
-            self._add(earlier, proposed.get(earlier))
-        self._tell_to(horizon)
-        self._next = number + 1
-        return self._ask(self._study, number)
+    def _frozen(self, trials: Sequence[Known], number: int) -> Any:
+        known, made = self._made.get(number, (None, None))
+        if known is not trials[number]:
+            known = trials[number]
+            made = frozen(self._searched, self._search, known)
+            self._made[number] = known, made
+        return made
 
-    def _first_seen(self, number: int) -> int:
-        """The first trial that a proposal sees whether it is among the best or not."""
-        if self._search.sampler == "cmaes" or len(self._search.objectives) > 1:
-            return 0
-        block = max(BLOCK, self._search.startup_trials, self._search.parallelism)
-        return max(0, number // block - 1) * block
-
-    def _begin(self, first: int) -> None:
-        """A new study that holds the best of the trials before `first`; all are finished."""
-        self._study = _new_study(self._search)
-        self._first = self._next = self._told = first
-        self._before = None
-        older = [trial for trial in self._history.finished(0, first - 1) if trial.result]
-        complete = [trial for trial in older if trial.state == "complete"]
-        best = sorted(complete, key=lambda trial: (self._values(trial), trial.number))[:ELDERS]
-        for trial in sorted(best, key=lambda trial: trial.number):
-            assert trial.parameters is not None
-            self._study.add_trial(self._frozen(trial.parameters, self._values(trial)))
-        self._elders = len(best)
-
-    def _proposed(self, first: int, end: int) -> dict[int, dict[str, Value]]:
-        """What the ledger knows of the parameters of trials first..end-1."""
-        if self._search.sampler == "cmaes":
-            return {}  # its state lives in its own asks, so all of them are played again
-        finished_to = max(end - self._search.parallelism, first - 1)
-        rows = [
-            *self._history.finished(first, finished_to),
-            *self._history.running(finished_to + 1, end - 1),
-        ]
-        return {row.number: row.parameters for row in rows if row.parameters is not None}
-
-    def _add(self, number: int, parameters: dict[str, Value] | None) -> None:
-        if number == 0:
-            parameters = centre(self._searched)
-        if parameters is None and self._first_seen(number) == self._first:
-            self._ask(self._study, number)  # its worker has not got to it: the same, played here
-            return
-        if parameters is None:  # it is of the block before, and sees other trials
-            self._before = self._before or Proposer(self._searched, self._search, self._history)
-            parameters = self._before.propose(number)
-        self._study.add_trial(self._frozen(parameters, None))
-
-    def _frozen(self, parameters: dict[str, Value], values: list[float] | None) -> Any:
-        """A trial of the in-memory study: running, or complete if it has values."""
-        import optuna
-
-        state = optuna.trial.TrialState
-        names = [name for name in self._searched if name in parameters]
-        return optuna.trial.create_trial(
-            state=state.RUNNING if values is None else state.COMPLETE,
-            values=values,
-            params={name: _encode(self._searched[name], parameters[name]) for name in names},
-            distributions={name: distribution(self._searched[name]) for name in names},
+    def _seen(self, trials: Sequence[Known]) -> list[int]:
+        """The trials that a sampler reads, in order."""
+        block = max(BLOCK, self._search.startup_trials)
+        first = max(0, len(trials) // block - 1) * block
+        if first == 0 or len(self._search.objectives) > 1:
+            return list(range(len(trials)))
+        best = sorted(
+            (number for number in range(first) if trials[number].result is not None),
+            key=lambda number: (*_rank(trials[number]), number),
         )
+        return [*sorted(best[:ELDERS]), *range(first, len(trials))]
 
-    def _values(self, trial: Trial) -> list[float]:
-        assert trial.result is not None
-        return [trial.result[key] for key in self._search.objectives]
 
-    def _tell_to(self, last: int) -> None:
-        if last < self._told:
-            return
-        for trial in self._history.finished(self._told, last):
-            self._tell(trial)
-        self._told = last + 1
+class Replay:
+    """Plays CMA-ES forward, whose state lives in its asks: every ask and every end, in order."""
 
-    def _tell(self, trial: Trial) -> None:
+    def __init__(self, searched: dict[str, Domain], search: Search):
+        self._searched, self._search = searched, search
+        self._study = _new_study(search)
+        self._asked: list[dict[str, Value]] = []
+
+    def propose(self, planner: Planner) -> dict[str, Value]:
+        """The parameters of the next trial; each part is a trial."""
+        step = planner.next()
+        assert step is not None
+        follows = [part.follows for part in planner.parts] + [step.place.follows]
+        for number in range(len(self._asked), len(follows)):
+            if (ended := follows[number]) is not None:
+                self._tell(ended, planner.parts[ended])
+            self._asked.append(self._ask(number))
+        return self._asked[-1]
+
+    def _ask(self, number: int) -> dict[str, Value]:
+        if chosen := first_settings(self._searched, self._search, number):
+            trial = frozen(self._searched, self._search, Known(chosen, State.RUNNING))
+            self._study.add_trial(trial)
+            return chosen
+        return ask(self._study, _sampler("cmaes", self._search, number), self._searched)
+
+    def _tell(self, number: int, part: Part) -> None:
         import optuna
 
         state = optuna.trial.TrialState
-        place = self._elders + trial.number - self._first
-        if trial.state == "failed":
-            self._study.tell(place, state=state.FAIL)
-        elif trial.state == "complete":
-            self._study.tell(place, self._values(trial))
+        if part.state == State.COMPLETE and part.result is not None:
+            self._study.tell(number, part.result[self._search.objectives[0]])
+        elif part.state == State.PRUNED and part.result is not None:
+            mine = self._study.get_trials(deepcopy=False)[number]
+            value = part.result["nelbo_nats"]
+            optuna.trial.Trial(self._study, mine._trial_id).report(value, part.epochs)
+            self._study.tell(number, state=state.PRUNED)
         else:
-            frozen = self._study.get_trials(deepcopy=False)[place]
-            last = trial.curve[-1]
-            optuna.trial.Trial(self._study, frozen._trial_id).report(
-                last["nelbo_nats"], last["epoch"]
-            )
-            self._study.tell(place, state=state.PRUNED)
+            self._study.tell(number, state=state.FAIL)
 
-    def _ask(self, study: Any, number: int) -> dict[str, Value]:
-        study.sampler = _without_conditional(_sampler(self._search, number), self._searched)
-        trial = study.ask()
-        chosen: dict[str, Value] = {}
-        for name, domain in self._searched.items():
-            if domain.active(chosen):
-                chosen[name] = _suggest(trial, name, domain)
-        return chosen
+
+def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> Any:
+    """A trial as Optuna knows it; a paused one is pruned to it, with its value at its epoch."""
+    import optuna
+
+    state = optuna.trial.TrialState
+    names = [name for name in searched if name in trial.parameters]
+    result, values, intermediate = trial.result or {}, None, {}
+    if trial.state == State.COMPLETE:
+        values = [result[key] for key in search.objectives]
+    elif trial.state in (State.PAUSED, State.PRUNED):
+        intermediate = {trial.epochs: result["nelbo_nats"]}
+    made = optuna.trial.create_trial(
+        state={
+            State.RUNNING: state.RUNNING,
+            State.COMPLETE: state.COMPLETE,
+            State.PAUSED: state.PRUNED,
+            State.PRUNED: state.PRUNED,
+            State.FAILED: state.FAIL,
+        }[trial.state],
+        values=values,
+        intermediate_values=intermediate,
+        params={name: encode(searched[name], trial.parameters[name]) for name in names},
+        distributions={name: distribution(searched[name]) for name in names},
+    )
+    # A study copies what it is given, 0.1 ms each; what nobody changes need not be copied to its
+    # depth for every proposal that sees it.
+    vars(made)["__deepcopy__"] = lambda _: copy.copy(made)
+    return made
+
+
+def _rank(trial: Known) -> tuple[bool, int, float]:
+    """As Optuna's TPE orders trials: complete ones by their value, then the deepest."""
+    assert trial.result is not None
+    if trial.state == State.COMPLETE:
+        return False, 0, trial.result["nelbo_nats"]
+    return True, -trial.epochs, trial.result["nelbo_nats"]
+
+
+def draws_at_random(search: Search, number: int) -> bool:
+    """Whether a trial is drawn at random, whatever was seen."""
+    if search.sampler == "random" or not search.random_share:
+        return search.sampler == "random"
+    draw = random.Random(derive_seed(search.seed, "explore", number))
+    return draw.random() < search.random_share
+
+
+def first_settings(
+    searched: dict[str, Domain], search: Search, number: int
+) -> dict[str, Value] | None:
+    """What is tried first, whatever the sampler: `search.enqueue`, and before a sampler learns the
+    centre."""
+    middle = centre(searched)
+    if number < len(search.enqueue):
+        return completed(searched, search.enqueue[number])
+    learns = search.sampler not in ("random", "grid")
+    return middle if learns and number == len(search.enqueue) else None
+
+
+def completed(searched: dict[str, Domain], given: dict[str, Value]) -> dict[str, Value]:
+    """A setting in which what is not given is at its centre, as far as it exists."""
+    chosen: dict[str, Value] = {}
+    for name, domain in searched.items():
+        if domain.active(chosen):
+            chosen[name] = given.get(name, domain.middle())
+    return chosen
 
 
 def centre(searched: dict[str, Domain]) -> dict[str, Value]:
@@ -177,11 +238,7 @@ def centre(searched: dict[str, Domain]) -> dict[str, Value]:
 
     A person writes a range around a guess and the usual choice first; the search begins there.
     """
-    chosen: dict[str, Value] = {}
-    for name, domain in searched.items():
-        if domain.active(chosen):
-            chosen[name] = domain.centre()
-    return chosen
+    return completed(searched, {})
 
 
 def distribution(domain: Domain) -> Any:
@@ -200,8 +257,19 @@ def distribution(domain: Domain) -> Any:
     )
 
 
-def _encode(domain: Domain, value: Value) -> Any:
+def encode(domain: Domain, value: Value) -> Any:
     return json.dumps(value) if isinstance(domain, Choices) else value
+
+
+def ask(study: Any, sampler: Any, searched: dict[str, Domain]) -> dict[str, Value]:
+    """Draws a setting, each hyperparameter as far as it exists."""
+    study.sampler = _without_conditional(sampler, searched)
+    trial = study.ask()
+    chosen: dict[str, Value] = {}
+    for name, domain in searched.items():
+        if domain.active(chosen):
+            chosen[name] = _suggest(trial, name, domain)
+    return chosen
 
 
 def _suggest(trial: Any, name: str, domain: Domain) -> Value:
@@ -222,15 +290,16 @@ def _new_study(search: Search) -> Any:
     return optuna.create_study(directions=["minimize"] * len(search.objectives))
 
 
-def _sampler(search: Search, number: int) -> Any:
+def _sampler(name: str, search: Search, number: int, attempt: int = 0) -> Any:
     import optuna
 
-    seed = derive_seed(search.seed, "propose", number) % 2**32
-    if search.sampler == "random":
+    again = (attempt,) if attempt else ()
+    seed = derive_seed(search.seed, "propose", number, *again) % 2**32
+    if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if search.sampler == "gp":
+    if name == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-    if search.sampler == "cmaes":
+    if name == "cmaes":
         return optuna.samplers.CmaEsSampler(
             seed=seed, n_startup_trials=search.startup_trials, warn_independent_sampling=False
         )

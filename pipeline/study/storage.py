@@ -1,76 +1,98 @@
-"""The ledger's tables, and the SQLite or PostgreSQL database that holds them."""
+"""The SQLite or PostgreSQL database that holds the ledger: opened, locked, timed out."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
-from pipeline.errors import UserError
+from pipeline.study.blocker import postgresql_blocker, sqlite_blocker
+from pipeline.study.patience import PATIENCE_SECONDS, StorageError, detail, keep_trying
+from pipeline.study.schema import VERSION, upgrade, version
 
 CREATION_LOCK = 5_391_826  # any number that no other user of the database locks
 # Error codes. The second: SQLite's shared memory, which is a file too, cannot grow.
 FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, "53100"  # the last: PostgreSQL's
-
-_schema = sa.MetaData()
-STUDIES = sa.Table(
-    "studies",
-    _schema,
-    sa.Column("id", sa.String(120), primary_key=True),
-    sa.Column("name", sa.String(64), index=True, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("spec", sa.Text, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-)
-TRIALS = sa.Table(
-    "trials",
-    _schema,
-    sa.Column("study", sa.String(120), sa.ForeignKey("studies.id"), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("parameters", sa.Text),
-    sa.Column("curve", sa.Text, nullable=False, server_default="[]"),
-    sa.Column("epochs", sa.Integer, nullable=False, server_default="0"),  # most ever reported
-    sa.Column("result", sa.Text),
-    sa.Column("reason", sa.Text),
-    sa.Column("meta", sa.Text, nullable=False, server_default="{}"),
-    sa.Column("owner", sa.String(200)),
-    sa.Column("token", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("expires", sa.Float, nullable=False, server_default="0"),
-    sa.Column("strikes", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("started_ms", sa.BigInteger, nullable=False),
-    sa.Column("finished_ms", sa.BigInteger),
-    sa.Index("trials_by_state", "study", "state", "number"),
-)
+BUSY_SECONDS = 5.0  # SQLite's own wait for a lock, before it is said
+SESSION = {  # of PostgreSQL: whoever is frozen within a transaction loses it, and with it its locks
+    "idle_in_transaction_session_timeout": "10s",
+    "lock_timeout": "15s",
+    "statement_timeout": "60s",
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+}
+CONNECTION = {  # of its client library: a server that vanished without a word
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+NETWORK = {
+    "afpfs", "afs", "ceph", "cifs", "davfs", "fuse.davfs2", "fuse.glusterfs", "fuse.sshfs",
+    "glusterfs", "ncpfs", "nfs", "nfs4", "smb2", "smb3", "smbfs", "webdav",
+}  # fmt: skip
 
 
-def open_storage(url: str) -> sa.Engine:
-    """Connects to `url` (SQLAlchemy form) and creates the tables if need be. Raises UserError."""
+def open_storage(url: str, seconds: float = PATIENCE_SECONDS) -> sa.Engine:
+    """Connects to `url` (SQLAlchemy form); creates the tables, or brings older ones up to date.
+
+    Waits for a database that is away. Raises StorageError.
+    """
     try:
         parsed = sa.make_url(url)
         engine = _engine(parsed)
-        with transaction(engine) as db:
-            if not is_sqlite(db):  # two creators at once would collide
-                db.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
-            _schema.create_all(db)
-    except (sa.exc.ArgumentError, ValueError):  # it may hold a password, so it is not shown
-        raise UserError(
+    except (
+        sa.exc.ArgumentError,
+        ImportError,
+        ValueError,
+    ):  # it may hold a password, so it is not shown
+        raise StorageError(
             "storage is not a database URL: write sqlite:///FILE or"
             " postgresql://USER@HOST/DATABASE in machine.yaml (@ within a password is %40)"
         ) from None
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
-        detail = str(getattr(error, "orig", error)).splitlines()[0]
-        raise UserError(
-            f"storage {_masked(parsed)} cannot be opened: {detail}: correct `storage` in"
-            " machine.yaml"
+    place = masked(parsed)
+    try:
+        keep_trying(
+            lambda: _make_ready(engine), place, seconds=seconds, blocker=lambda: blocker(engine)
+        )
+    except sa.exc.SQLAlchemyError as error:
+        engine.dispose()
+        raise StorageError(
+            f"storage {place} cannot be used: {detail(error)}: mend that or set another `storage`"
+            " in machine.yaml, then the same command goes on"
         ) from None
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
+
+
+def _make_ready(engine: sa.Engine) -> None:
+    """Writes only if there is need: nobody's lock keeps a reader from opening."""
+    with engine.connect() as db:
+        found = version(db)
+    if found > VERSION:
+        raise StorageError(
+            f"storage {masked(engine.url)} is of version {found}, made by newer code, and this code"
+            f" knows {VERSION}: update the checkout, or set another `storage` in machine.yaml"
+        )
+    if found == VERSION:
+        return
+    with transaction(engine) as db:
+        if not is_sqlite(db):  # two creators at once would collide
+            db.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
+        upgrade(db)
 
 
 @contextmanager
@@ -99,15 +121,63 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
+def server_start(db: sa.Connection) -> float:
+    """When the server was started, on its `clock`; 0 for SQLite, which has none."""
+    if is_sqlite(db):
+        return 0.0
+    return float(
+        db.execute(sa.text("SELECT extract(epoch FROM pg_postmaster_start_time())")).scalar_one()
+    )
+
+
+def blocker(engine: sa.Engine) -> str:
+    """Who keeps others from writing, as far as it can be told."""
+    if engine.dialect.name == "sqlite":
+        return sqlite_blocker(engine.url.database or "")
+    try:
+        with engine.connect() as db:
+            return postgresql_blocker(db)
+    except sa.exc.SQLAlchemyError:
+        return ""
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql" and "@" not in (url.host or ""):
-        engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
-        sa.event.listen(engine, "handle_error", _explain)
-        return engine
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        engine = _postgresql(url)
+    elif url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        engine = _sqlite(url)
+    else:
         raise sa.exc.ArgumentError
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
     sa.event.listen(engine, "handle_error", _explain)
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    """Whoever vanishes or freezes gives way, and who waits hears of it. What the URL's own query
+    says of these options goes before."""
+    options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+    own = url.query.get("options", "")
+    settings = {name: value for name, value in CONNECTION.items() if name not in url.query}
+    me = f"vae-pipeline {socket.gethostname()}/{os.getpid()}"[:63]
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",  # whatever the server's, database's or role's default
+        connect_args={"application_name": me, **settings, "options": f"{options} {own}".strip()},
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        from pipeline.study.answers import Connection  # late: most know no PostgreSQL
+
+        return Connection.connect(*arguments, **options)
+
+    return engine
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    _refuse_network(Path(url.database or ""))
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
@@ -120,6 +190,24 @@ def _engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def file_system(folder: Path) -> str:
+    """The kind of file system that a folder is on; empty if the system does not tell."""
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    real = Path(os.path.realpath(folder))
+    return next((mounts[each] for each in (real, *real.parents) if each in mounts), "")
+
+
+def _refuse_network(file: Path) -> None:
+    """SQLite's write-ahead log needs memory that all its users share: no network gives it."""
+    kind = file_system(Path(os.path.realpath(file)).parent)  # of a link to itself, too
+    if kind.lower() in NETWORK:
+        raise StorageError(
+            f"storage {file} is on {kind}, a network file system, on which SQLite loses"
+            " data: set `storage` in machine.yaml to postgresql://USER@HOST/DATABASE, or to"
+            " sqlite:////FILE on a disk of this host"
+        )
+
+
 def _explain(context: sa.engine.ExceptionContext) -> None:
     """Raises in their place what is the disk's doing: OSError when it is full, as everywhere, and
     UserError when the file is damaged."""
@@ -129,14 +217,15 @@ def _explain(context: sa.engine.ExceptionContext) -> None:
     if code in FULL:
         place = "the database server" if code == FULL[-1] else file
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
-    if isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_CORRUPT:
-        raise UserError(
+    if isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise StorageError(
             f"the ledger {file} is damaged ({error}): put a copy of it in its place, or move it"
             " away to search anew"
         ) from None
 
 
-def _masked(url: sa.URL) -> str:
-    """The URL without passwords, be they in their own place or in the query."""
+def masked(url: sa.URL) -> str:
+    """The URL as a person writes it, without passwords, wherever in it they stand."""
     secrets = [key for key in url.query if "password" in key.lower()]
-    return url.difference_update_query(secrets).render_as_string(hide_password=True)
+    plain = url.difference_update_query(secrets).set(drivername=url.get_backend_name())
+    return plain.render_as_string(hide_password=True)

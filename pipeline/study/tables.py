@@ -6,45 +6,31 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.results.keys import CURVE, PARTS, TRIAL
 from pipeline.study.ledger import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CURVE_COLUMNS = (
-    "nelbo_nats",
-    "recon_nats",
-    "kl_nats",
-    "train_nelbo_nats",
-    "train_recon_nats",
-    "train_kl_nats",
-    "lr",
-    "active_units",
-    "mu_std",
-    "log_var_mean",
-)
 
 
 def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
     """One row a trial: outcome first, then one column per searched hyperparameter."""
     import pandas as pd
 
-    outcome = ["number", "state", "nelbo_nats", "recon_nats", "kl_nats", "epochs", "best_epoch"]
     rows = []
     for trial in trials:
         result = trial.result or {}
         parameters = trial.parameters or {}
         row: dict[str, Any] = {"number": trial.number, "state": trial.state}
-        for name in ("nelbo_nats", "recon_nats", "kl_nats"):
+        for name in PARTS:
             row[name] = result.get(name)
         row["epochs"] = len(trial.curve)
         row["best_epoch"] = result.get("best_epoch")
         row["reason"] = (trial.reason or "").splitlines()[0] if trial.reason else None
         row |= {name: cell(parameters.get(name)) for name in searched}
         rows.append(row)
-    columns = [*outcome, "reason", *searched]
     # As objects, integers of a column with gaps stay integers.
-    return pd.DataFrame(rows, columns=columns, dtype=object)
+    return pd.DataFrame(rows, columns=[*TRIAL, *searched], dtype=object)
 
 
 def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -54,12 +40,12 @@ def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:
     rows = [
         {"number": trial.number, **epoch_row(record)} for trial in trials for record in trial.curve
     ]
-    return pd.DataFrame(rows, columns=["number", "epoch", *CURVE_COLUMNS])
+    return pd.DataFrame(rows, columns=["number", "epoch", *CURVE])
 
 
 def epoch_row(record: dict[str, Any]) -> dict[str, Any]:
     """The columns of an epoch."""
-    return {"epoch": record["epoch"], **{name: record[name] for name in CURVE_COLUMNS}}
+    return {"epoch": record["epoch"], **{name: record[name] for name in CURVE}}
 
 
 def cell(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.study.ledger import Ledger, Mark, Trial
+from pipeline.study.ledger import Ledger
+from pipeline.study.rows import Mark, Trial
 
 
 class View:
@@ -19,7 +20,7 @@ class View:
         moved = {number for number, mark in now.items() if known.get(number) != mark}
         rows = self._rows.setdefault(study, {})
         if moved:
-            found = self._ledger.trials(study, min(moved), max(moved))
+            found = self._ledger.trials(study, moved if known else None)
             rows.update((trial.number, trial) for trial in found)
         self._marks[study] = now  # older than the rows, so what moved in between is read again
         return moved

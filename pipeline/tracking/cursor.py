@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.paths import read_json, write_text
+from pipeline.files import read_json, write_text
 from pipeline.seeds import digest
 from pipeline.tracking.run import Metric
 
@@ -26,15 +26,23 @@ class Sent:
 
     run_id: str
     deleted: bool = False  # somebody deleted it in MLflow, so it is left alone
+    generation: int = 0  # of runs of this key: how often another one has taken its place
     params: str = UNKNOWN
     tags: str = UNKNOWN
     dataset: str = UNKNOWN
-    metrics: int = 0  # the first so many finite points of the record
+    metrics: int = 0  # the first so many finite points of the record's curves
     curve: str = UNKNOWN  # digest of those
+    figures: str = UNKNOWN
+    position: list[int] | None = None  # in the stream
     status: str = "RUNNING"
     end_ms: int | None = None
     artifacts: dict[str, str] = field(default_factory=dict)  # path in the run -> digest
     mark: list[Any] | None = None  # of the last record that arrived whole
+
+    @property
+    def fresh(self) -> bool:
+        """It was created just now and holds nothing."""
+        return self.params == NONE_SENT and self.tags == UNKNOWN
 
 
 @dataclass
@@ -69,7 +77,8 @@ NONE_SENT = short_digest({})
 
 
 def curve_digest(metrics: list[Metric]) -> str:
-    return short_digest([[m.key, m.value, m.step, m.timestamp_ms] for m in metrics])
+    """Without times: an epoch that was trained again after a crash is the same point."""
+    return short_digest([[m.key, m.value, m.step] for m in metrics])
 
 
 def file_digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,26 @@ from typing import TYPE_CHECKING
 
 from pipeline.tracking.cursor import NONE_SENT, Log, Sent, load_cursor, save_cursor
 from pipeline.tracking.run import Run
-from pipeline.tracking.send import send_artifacts, send_dataset, send_status, send_values
+from pipeline.tracking.send import (
+    send_artifacts,
+    send_dataset,
+    send_status,
+    send_stream,
+    send_values,
+)
 from pipeline.tracking.store import MirrorUnavailable, connect, mask, outages
+from pipeline.tracking.supersede import (
+    GENERATION_TAG,
+    SUPERSEDED_TAG,
+    is_outdated,
+    is_superseded,
+    known_points,
+)
+from pipeline.tracking.views import View, send_views
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, RunInfo
+    from mlflow.entities import Experiment
+    from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
 KEY_TAG = "vae_pipeline.key"
@@ -49,8 +64,9 @@ class Mirror:
         self._cursor = cursor
         self._verified: set[str] = set()  # experiments whose runs this object has looked up
 
-    def sync(self, experiment: str, runs: Iterable[Run]) -> Report:
-        """Sends what the store lacks. Parents come before their children, now or earlier.
+    def sync(self, experiment: str, runs: Iterable[Run], views: Sequence[View] = ()) -> Report:
+        """Sends what the store lacks of runs and views. Parents come before their children, now or
+        earlier.
 
         `runs` need not hold the runs of earlier calls; those are kept. A run that somebody deleted
         in MLflow stays deleted. Raises MirrorUnavailable when the store fails; what was
@@ -68,6 +84,8 @@ class Mirror:
                     if time.monotonic() - saved > SAVE_SECONDS:
                         save_cursor(self._cursor, logs)
                         saved = time.monotonic()
+                if views:
+                    send_views(client, log.experiment_id, views)
             except BaseException:
                 self._verified.discard(experiment)  # a run may exist that we did not hear of
                 raise
@@ -138,19 +156,50 @@ def _mirror(client: MlflowClient, log: Log, run: Run, report: Report) -> None:
     if run.key not in log.runs:
         log.runs.update(_find(client, log.experiment_id, run.key))
     if run.key not in log.runs:
-        # the tag comes with the run, so no run ever exists without its identity
-        created = client.create_run(log.experiment_id, run.start_ms, {KEY_TAG: run.key}, run.name)
-        log.runs[run.key] = Sent(created.info.run_id, params=NONE_SENT)
-        report.created += 1
+        _create(client, log, run, report, generation=0)
     sent = log.runs[run.key]
     report.run_ids[run.key] = sent.run_id
+    if _has_other_points(client, run, sent):
+        if is_outdated(client, run, sent):
+            return
+        sent = _replace(client, log, run, report)
+        report.run_ids[run.key] = sent.run_id
     if not sent.deleted:
         parent_id = log.runs[run.parent].run_id if run.parent is not None else None
         report.metrics += send_values(client, run, sent, parent_id)
+        report.metrics += send_stream(client, run, sent)
         send_dataset(client, run, sent)
         report.artifacts += send_artifacts(client, run, sent)
         send_status(client, run, sent)
     sent.mark = run.mark
+
+
+def _has_other_points(client: MlflowClient, run: Run, sent: Sent) -> bool:
+    if sent.deleted or sent.fresh or known_points(run, sent) is not None:
+        return False
+    return is_superseded(client, run, sent)
+
+
+def _create(client: MlflowClient, log: Log, run: Run, report: Report, generation: int) -> Sent:
+    """The tags come with the run, so no run ever exists without its identity."""
+    tags = {KEY_TAG: run.key} | ({GENERATION_TAG: str(generation)} if generation else {})
+    created = client.create_run(log.experiment_id, run.start_ms, tags, run.name)
+    sent = log.runs[run.key] = Sent(created.info.run_id, params=NONE_SENT, generation=generation)
+    report.created += 1
+    return sent
+
+
+def _replace(client: MlflowClient, log: Log, run: Run, report: Report) -> Sent:
+    """Another run for the key; if we die between the two, the next look drops the old one."""
+    old = log.runs[run.key]
+    new = _create(client, log, run, report, old.generation + 1)
+    _drop(client, old, new)
+    return new
+
+
+def _drop(client: MlflowClient, old: Sent, new: Sent) -> None:
+    client.set_tag(old.run_id, SUPERSEDED_TAG, new.run_id)
+    client.delete_run(old.run_id)
 
 
 def _get_or_create(client: MlflowClient, name: str, location: str | None) -> Experiment:
@@ -183,7 +232,7 @@ def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> d
     """Our runs in the store by key, all or one, deleted ones too.
 
     Two hosts, or a server that answered too late, can have created a run twice: everyone keeps
-    the one with the smallest id and deletes the others.
+    the one with the smallest id, of the highest generation, and deletes the others.
     """
     from mlflow.entities import ViewType
 
@@ -193,26 +242,27 @@ def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> d
     while True:
         page = client.search_runs([experiment_id], condition, ViewType.ALL, PAGE, None, token)
         for run in page:
-            _add(client, found, run.data.tags[KEY_TAG], _unknown(run.info))
+            _add(client, found, run.data.tags[KEY_TAG], _unknown(run))
         token = page.token
         if not token:
             return found
 
 
-def _unknown(info: RunInfo) -> Sent:
+def _unknown(run: StoredRun) -> Sent:
     """A run of which nothing is known but its status, so that all is sent again."""
+    info, generation = run.info, int(run.data.tags.get(GENERATION_TAG, 0))
     deleted = info.lifecycle_stage != "active"
-    return Sent(info.run_id, deleted=deleted, status=info.status, end_ms=info.end_time)
+    return Sent(info.run_id, deleted, generation, status=info.status, end_ms=info.end_time)
 
 
 def _add(client: MlflowClient, found: dict[str, Sent], key: str, sent: Sent) -> None:
     first = found.setdefault(key, sent)
-    if first is sent or sent.deleted:
+    if first is sent:
         return
-    keep, drop = sorted((first, sent), key=lambda each: (each.deleted, each.run_id))
+    keep, drop = sorted((first, sent), key=lambda s: (-s.generation, s.deleted, s.run_id))
     found[key] = keep
     if not drop.deleted:
-        client.delete_run(drop.run_id)
+        _drop(client, drop, keep)
 
 
 def _reconciled(known: dict[str, Sent], found: dict[str, Sent]) -> dict[str, Sent]:

@@ -1,8 +1,12 @@
-"""Model versions: `champion` is the best model known, `challenger` the other one to look at."""
+"""Model versions: `champion` is the best model known, `challenger` the other one to look at.
+
+All that a decision depends on is in the versions' tags: what their scores were measured on, and
+which champion each was judged against, so that every night's look counts whoever asks.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,11 +18,14 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-CONFIDENCE = 0.95  # of the one-sided test that moves the champion
 
 PREFIX = "vae_pipeline."
 DIGEST_TAG = PREFIX + "digest"
 DECISION_TAG = PREFIX + "decision"
+AGAINST_TAG = PREFIX + "against"  # the version that was the champion when this one came
+NO_SIGMA = "none"
+BY_HAND = "set the alias by hand if this model shall lead"
+MEASURED_ON = ("data", "likelihood", "sigma")  # only what is equal in these can be compared
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,9 @@ class Score:
     mean_nats: float
     sd_nats: float  # sample standard deviation over the seeds, 0 for one seed
     seeds: int
-    data: str  # hash of the data
+    data: str  # hash of the prepared data, their validation split included
     likelihood: str
+    sigma: str = NO_SIGMA  # of the likelihood: a number or `optimal`
 
     def tags(self) -> dict[str, str]:
         return {
@@ -38,6 +46,7 @@ class Score:
             PREFIX + "seeds": str(self.seeds),
             PREFIX + "data": self.data,
             PREFIX + "likelihood": self.likelihood,
+            PREFIX + "sigma": self.sigma,
         }
 
     @classmethod
@@ -50,9 +59,14 @@ class Score:
                 seeds=int(tags[PREFIX + "seeds"]),
                 data=tags[PREFIX + "data"],
                 likelihood=tags[PREFIX + "likelihood"],
+                sigma=tags.get(PREFIX + "sigma", _unrecorded(tags[PREFIX + "likelihood"])),
             )
         except KeyError:
             return None
+
+
+# Whether the last of the newcomers is better than the champion, and the reason in words.
+Judge = Callable[[Score, list[Score]], tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -75,11 +89,13 @@ class Registration:
     reason: str
 
 
-def register(uri: str, name: str, winner: Winner) -> Registration:
+def register(uri: str, name: str, winner: Winner, judge: Judge) -> Registration:
     """Makes the winner a version of the model `name` and decides about the aliases, once.
 
-    A winner that is registered already changes nothing, not even an alias that a person moved
-    since. Raises MirrorUnavailable when the store fails; the next call goes on from there.
+    It is the champion if there was none, or if `judge` says so of what was measured alike; else it
+    is the challenger, with the reason as its description. A winner that is registered already
+    changes nothing, not even an alias that a person moved since. Raises MirrorUnavailable when the
+    store fails; the next call goes on from there.
     """
     with outages(uri):
         client = connect(uri)
@@ -87,48 +103,19 @@ def register(uri: str, name: str, winner: Winner) -> Registration:
         aliases = client.get_registered_model(name).aliases
         reason = version.tags.get(DECISION_TAG)
         if reason is None:
-            reason = _decide(client, version, winner.score, aliases.get(CHAMPION))
+            reason = _decide(client, version, winner.score, aliases.get(CHAMPION), judge)
             aliases = client.get_registered_model(name).aliases
         return Registration(int(version.version), aliases.get(CHAMPION) == version.version, reason)
 
 
-def compare(new: Score, old: Score) -> tuple[bool, str]:
-    """Whether the new model is better beyond seed noise, and the reason in words.
-
-    One-sided two-sample t-test with pooled variance (Student 1908): the difference of the means
-    must exceed t(0.95; n₁+n₂−2) · s · √(1/n₁ + 1/n₂). The pooled s lends the noise of one side to
-    the other, so a candidate with a single seed can be judged. Scores on other data or of another
-    likelihood cannot be compared: the new model replaces the old one.
-    """
-    for what in ("data", "likelihood"):
-        now, then = getattr(new, what), getattr(old, what)
-        if now != then:
-            return True, f"{what} is {now}, was {then}: not comparable, so the newer model leads"
-    gain = old.mean_nats - new.mean_nats
-    figures = f"nelbo_nats {new.mean_nats:.2f} against {old.mean_nats:.2f}"
-    margin = _noise(new, old)
-    if margin is None:
-        return False, (
-            f"{figures}, but one seed on each side tells nothing about seed noise: raise"
-            " retrain.seeds"
-        )
-    verdict = "better" if gain > margin else "not better"
-    return gain > margin, (
-        f"{figures} is {verdict} beyond seed noise: the gain is {gain:.2f}, a gain up to"
-        f" {margin:.2f} may be chance ({CONFIDENCE:.0%}, {new.seeds} and {old.seeds} seeds)"
-    )
-
-
-def _noise(new: Score, old: Score) -> float | None:
-    """The largest difference of means to be expected from seeds alone, in nats."""
-    freedom = new.seeds + old.seeds - 2
-    if freedom == 0:
-        return None
-    from scipy.stats import t
-
-    squares = (new.seeds - 1) * new.sd_nats**2 + (old.seeds - 1) * old.sd_nats**2
-    error = math.sqrt(squares / freedom * (1 / new.seeds + 1 / old.seeds))
-    return float(t.ppf(CONFIDENCE, freedom)) * error
+def unlike(new: Score, old: Score) -> str:
+    """What makes two scores incomparable, in words; empty if nothing does."""
+    differences = [
+        f"{what} is {getattr(new, what)}, the champion's {getattr(old, what)}"
+        for what in MEASURED_ON
+        if getattr(new, what) != getattr(old, what)
+    ]
+    return ", ".join(differences)
 
 
 def _find(client: MlflowClient, name: str, winner: Winner) -> ModelVersion | None:
@@ -150,27 +137,62 @@ def _create(client: MlflowClient, name: str, winner: Winner) -> ModelVersion:
     return client.create_model_version(name, source, winner.run_id, tags)
 
 
-def _decide(client: MlflowClient, version: ModelVersion, score: Score, champion: str | None) -> str:
+def _decide(
+    client: MlflowClient, version: ModelVersion, score: Score, champion: str | None, judge: Judge
+) -> str:
     """Moves the aliases; the decision's tag is written last, so a crash is decided again."""
     name = version.name
-    better, reason = _judge(client, version, score, champion)
-    if better and champion not in (None, version.version):
-        client.set_registered_model_alias(name, CHALLENGER, champion)
-    client.set_registered_model_alias(name, CHAMPION if better else CHALLENGER, version.version)
+    if champion == version.version:  # it was interrupted after the alias had moved
+        better, reason = True, version.description or "the first version"
+    else:
+        better, reason = _judge(client, version, score, champion, judge)
     client.update_model_version(name, version.version, reason)
+    if champion not in (None, version.version):
+        client.set_model_version_tag(name, version.version, AGAINST_TAG, champion)
+        if better:
+            client.set_registered_model_alias(name, CHALLENGER, champion)
+    client.set_registered_model_alias(name, CHAMPION if better else CHALLENGER, version.version)
     client.set_model_version_tag(name, version.version, DECISION_TAG, reason)
     return reason
 
 
 def _judge(
-    client: MlflowClient, version: ModelVersion, score: Score, champion: str | None
+    client: MlflowClient, version: ModelVersion, score: Score, champion: str | None, judge: Judge
 ) -> tuple[bool, str]:
     if champion is None:
         return True, "the first version"
-    if champion == version.version:
-        return True, "the champion already"
+    against = f"version {version.version} against version {champion}"
     old = Score.from_tags(client.get_model_version(version.name, champion).tags)
     if old is None:
-        return True, f"version {champion} has no score to compare with, so the newer model leads"
-    better, reason = compare(score, old)
-    return better, f"version {version.version} against version {champion}: {reason}"
+        return False, f"{against}: the champion has no score to compare with; {BY_HAND}"
+    if difference := unlike(score, old):
+        return False, f"{against}: not comparable: {difference}; {BY_HAND}"
+    earlier = _newcomers(client, version, champion, old)
+    better, reason = judge(old, [*earlier, score])
+    return better, f"{against}: {reason}"
+
+
+def _newcomers(
+    client: MlflowClient, version: ModelVersion, champion: str, old: Score
+) -> list[Score]:
+    """The scores that were compared with this champion before, in their order."""
+    same = f"name = '{version.name}' and tags.`{AGAINST_TAG}` = '{champion}'"
+    found = sorted(_all(client, same), key=lambda each: int(each.version))
+    scores = [Score.from_tags(each.tags) for each in found if each.version != version.version]
+    return [score for score in scores if score is not None and not unlike(score, old)]
+
+
+def _all(client: MlflowClient, condition: str) -> list[ModelVersion]:
+    found: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(condition, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _unrecorded(likelihood: str) -> str:
+    """The sigma of a version that was registered before sigmas were recorded."""
+    return "not recorded" if likelihood == "gaussian" else NO_SIGMA

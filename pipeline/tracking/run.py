@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,12 @@ class Metric:
         return math.isfinite(self.value)
 
 
+# Where a stream was read to, as JSON; None is its beginning.
+Position = list[int] | None
+# The next points of a stream after a position, not too many at once, and where they end.
+Stream = Callable[[Position], tuple[list[Metric], Position]]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The data of a run, as MLflow lists them under its inputs."""
@@ -50,7 +57,8 @@ class Run:
     """All that is known about one study, trial, retrained candidate or evaluation.
 
     A later record of the same key replaces an earlier one: status, tags, name and artifacts may
-    change, metrics may be added, params stay. Times are milliseconds since 1970, UTC.
+    change, params stay. What a record does not state, because its source is not here, stays as it
+    is in MLflow. Times are milliseconds since 1970, UTC.
     """
 
     key: str  # the identity: one run per key and store, so two ledgers must not share a key
@@ -61,9 +69,14 @@ class Run:
     end_ms: int | None
     params: dict[str, str] = field(default_factory=dict)
     metrics: list[Metric] = field(default_factory=list)
+    curves: frozenset[str] = frozenset()  # names of all metrics that are curves, empty ones too
+    figures: list[Metric] = field(default_factory=list)  # have one value, at whatever step
+    figures_are_all: bool = False  # other figures in MLflow are no longer so
+    stream: Stream | None = None  # points that only come after others, read where it was left
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, Path] = field(default_factory=dict)  # path in the run -> file or folder
-    description: str = ""  # Markdown
+    description: str = ""  # Markdown; empty: as it is
+    first_description: str = ""  # of a run that has none
     dataset: Dataset | None = None
     mark: list[Any] | None = None  # the version of the source's row that this record shows
 

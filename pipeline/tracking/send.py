@@ -21,10 +21,12 @@ from pipeline.tracking.cursor import (
 )
 from pipeline.tracking.run import Metric, Run
 from pipeline.tracking.store import mask
+from pipeline.tracking.supersede import figure_points, known_points
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+NOTE_TAG = "mlflow.note.content"
 NONFINITE_TAG = "vae_pipeline.nonfinite"
 CONTEXT = "mlflow.data.context"  # shown beside a data set
 CHANGED_PARAM_TAG = "vae_pipeline.changed_param."
@@ -40,20 +42,41 @@ TAG_LENGTH = 8000
 def send_values(client: MlflowClient, run: Run, sent: Sent, parent_id: str | None) -> int:
     """Sends new params, tags and metric points; returns the number of points."""
     finite = [metric for metric in run.metrics if metric.finite]
-    points = finite[_known_points(finite, run, sent) :]
+    points = finite[known_points(run, sent) or 0 :]
+    figures_digest = short_digest(
+        [[(m.key, m.value) for m in run.figures if m.finite], run.figures_are_all]
+    )
+    if figures_digest != sent.figures and (run.figures or run.figures_are_all):
+        points += figure_points(client, run, sent)
     tags = _tags(run, parent_id)
     params_digest, tags_digest = short_digest(run.params), short_digest(tags)
     new_tags = tags if tags_digest != sent.tags else {}
+    if sent.tags == UNKNOWN and run.first_description:
+        held = {} if sent.fresh else client.get_run(sent.run_id).data.tags
+        if NOTE_TAG not in held and NOTE_TAG not in tags:
+            new_tags = new_tags | {NOTE_TAG: fit(run.first_description, TAG_LENGTH)}
     new_params: dict[str, str] = {}
     if params_digest != sent.params:
         new_params, changed = _new_params(client, run, sent)
         new_tags = new_tags | changed
         sent.params = UNKNOWN  # until all of them are there
     _log(client, sent.run_id, points, new_params, new_tags)
-    sent.params, sent.tags = params_digest, tags_digest
-    if points:
-        sent.metrics, sent.curve = len(finite), curve_digest(finite)
+    sent.params, sent.tags, sent.figures = params_digest, tags_digest, figures_digest
+    sent.metrics, sent.curve = len(finite), curve_digest(finite)
     return len(points)
+
+
+def send_stream(client: MlflowClient, run: Run, sent: Sent) -> int:
+    """Sends what has come to the stream; returns the number of points."""
+    count = 0
+    while run.stream is not None:
+        points, position = run.stream(sent.position)
+        if position == sent.position:
+            break
+        _log(client, sent.run_id, points, {}, {})
+        sent.position = position
+        count += len(points)
+    return count
 
 
 def send_dataset(client: MlflowClient, run: Run, sent: Sent) -> None:
@@ -91,14 +114,6 @@ def send_status(client: MlflowClient, run: Run, sent: Sent) -> None:
     sent.status, sent.end_ms = run.status, run.end_ms
 
 
-def _known_points(finite: list[Metric], run: Run, sent: Sent) -> int:
-    """How many of the first points the run holds: none, unless they are the points sent then."""
-    settled = run.status == sent.status != "RUNNING" and len(finite) == sent.metrics
-    if settled or curve_digest(finite[: sent.metrics]) == sent.curve:
-        return sent.metrics
-    return 0
-
-
 def _new_params(
     client: MlflowClient, run: Run, sent: Sent
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -106,7 +121,7 @@ def _new_params(
 
     MLflow never lets a param change, so the new value is shown as a tag.
     """
-    params = {key: _fit(value, PARAM_LENGTH) for key, value in run.params.items()}
+    params = {key: fit(value, PARAM_LENGTH) for key, value in run.params.items()}
     if sent.params == NONE_SENT:
         return params, {}
     stored = client.get_run(sent.run_id).data.params
@@ -124,14 +139,14 @@ def _tags(run: Run, parent_id: str | None) -> dict[str, str]:
     if parent_id is not None:
         tags["mlflow.parentRunId"] = parent_id
     if run.description:
-        tags["mlflow.note.content"] = run.description
+        tags[NOTE_TAG] = run.description
     # MLflow would store an infinity as 1.8e308 and draw it
     if missing := [f"{m.key} = {m.value} at step {m.step}" for m in run.metrics if not m.finite]:
         tags[NONFINITE_TAG] = ", ".join(missing)
-    return {key: _fit(value, TAG_LENGTH) for key, value in tags.items()}
+    return {key: fit(value, TAG_LENGTH) for key, value in tags.items()}
 
 
-def _fit(text: str, length: int) -> str:
+def fit(text: str, length: int) -> str:
     text = mask(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 

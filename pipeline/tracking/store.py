@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.machine import Machine
-from pipeline.paths import Paths, atomic_path
+from pipeline.files import atomic_path, write_text
+from pipeline.paths import Paths
 from pipeline.seeds import digest
+from pipeline.settings.machine import Machine
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -23,6 +25,13 @@ TIMEOUT_SECONDS = 5
 PATIENT_SECONDS = 60
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql")
+# MLflow finds `pipeline.tracking.pages` by this. It is given to the server alone: what a shared
+# environment has installed may be another checkout's.
+APP = "vae_pipeline"
+ENTRY_POINTS = f"[mlflow.app]\n{APP} = pipeline.tracking.pages:app\n"
+RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}", re.ASCII)
+SQLITE = b"SQLite format 3\0"  # how its files begin
+UNKNOWN_ID = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # of a run
 
 # A person's own values in the environment win.
 ENVIRONMENT = {
@@ -59,6 +68,11 @@ def outages(uri: str) -> Iterator[None]:
     except Exception as error:
         if not _is_outage(error):
             raise
+        if why := _damage(error):  # does not pass by itself
+            raise MirrorUnavailable(
+                f"MLflow's database {mask(uri).removeprefix('sqlite:///')} is damaged ({why}):"
+                " move it away, and the next sync makes another"
+            ) from None
         detail = mask(" ".join(str(error).split()))[:500]
         # `from None`: a traceback would show the original message, passwords included
         raise MirrorUnavailable(f"MLflow at {mask(uri)} is not available: {detail}") from None
@@ -69,14 +83,14 @@ def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
 
     Without a `uri` it is SQLite in the state folder. Raises UserError for an unusable URI.
     """
-    artifacts = paths.mlflow_artifacts.resolve()
+    artifacts = Path(os.path.realpath(paths.mlflow_artifacts))
     if uri is None:
-        return f"sqlite:///{paths.mlflow_db.resolve()}", artifacts
+        return f"sqlite:///{os.path.realpath(paths.mlflow_db)}", artifacts
     scheme, separator, rest = uri.partition("://")
     if separator and scheme in SERVERS:
         return uri, None
     if scheme == "sqlite" and len(rest) > 1:
-        return f"sqlite:///{(paths.root / rest[1:]).resolve()}", artifacts
+        return f"sqlite:///{os.path.realpath(paths.root / rest[1:])}", artifacts
     if separator and scheme.partition("+")[0] == "postgresql":
         return uri, artifacts
     raise UserError(
@@ -85,15 +99,20 @@ def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
     )
 
 
-def store_of(machine: Machine, paths: Paths) -> tuple[str, Path | None, Path]:
-    """The store of machine.yaml: its URI, the folder of artifacts, and the mirror's cursor.
+class Store(NamedTuple):
+    """Where a sweep's runs go, and where it is noted what has gone there."""
 
-    Raises UserError if tracking is switched off.
-    """
+    uri: str
+    artifacts: Path | None  # their folder, unless a server decides
+    cursor: Path  # the mirror's
+
+
+def store_of(machine: Machine, paths: Paths) -> Store:
+    """The store of machine.yaml. Raises UserError if tracking is switched off."""
     if machine.tracking == "none":
         raise UserError("tracking is `none` in machine.yaml: remove the key to use MLflow")
     uri, artifacts = resolve(machine.tracking, paths)
-    return uri, artifacts, paths.state / f"mlflow-{digest(uri)[:12]}.json"
+    return Store(uri, artifacts, paths.state / f"mlflow-{digest(uri)[:12]}.json")
 
 
 def set_environment() -> None:
@@ -125,11 +144,37 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def find_run(uri: str, run_id: str) -> tuple[str, dict[str, str]]:
+    """The experiment of a run and its tags.
+
+    Raises UserError if the store has no such run, MirrorUnavailable if it does not answer.
+    """
+    unknown = UserError(
+        f"MLflow at {mask(uri)} has no run {run_id:.80}: copy the Run ID of a run's Overview page"
+    )
+    if not RUN_ID.fullmatch(run_id):
+        raise unknown
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise unknown
+    client = connect(uri)
+    from mlflow.exceptions import MlflowException
+
+    with outages(uri):
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in UNKNOWN_ID:
+                raise unknown from None
+            raise
+        return client.get_experiment(run.info.experiment_id).name, run.data.tags
+
+
 def ui_command(paths: Paths, uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, str]]:
     """The command that serves MLflow's pages on this machine alone, and its extra environment.
 
     The URI travels in the environment, because everyone can read a command line. `connect` to the
-    store before, so that it exists. Raises UserError for a server, which has pages of its own.
+    store before it is given, so that it exists, and `write_app`. Raises UserError for a server,
+    which has pages of its own.
     """
     store, artifacts = resolve(uri, paths)
     if artifacts is None:
@@ -141,14 +186,51 @@ def ui_command(paths: Paths, uri: str | None, port: int = 5000) -> tuple[list[st
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    return [*argv, "--workers", "1"], environment
+    environment["PYTHONPATH"] = os.pathsep.join([str(_apps(paths).resolve()), *_python_path()])
+    return [*argv, "--workers", "1", "--app-name", APP], environment
+
+
+def write_app(paths: Paths) -> None:
+    """Writes where MLflow finds the app of `pipeline.tracking.pages`."""
+    write_text(_apps(paths) / f"{APP}.dist-info" / "entry_points.txt", ENTRY_POINTS)
+
+
+def _apps(paths: Paths) -> Path:
+    return paths.state / "mlflow-app"
+
+
+def _python_path() -> list[str]:
+    """Where the server finds the code that runs here, wherever it is started."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(Path(__file__).parents[2]), *filter(None, given)]
 
 
 def _is_outage(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, MlflowException | SQLAlchemyError | OSError)
+    return isinstance(error, MlflowException | SQLAlchemyError | OSError | sqlite3.Error)
+
+
+def _damage(error: BaseException | None) -> str:
+    """What SQLite says of a damaged file, if that is behind the error."""
+    while error is not None:
+        original = getattr(error, "orig", None) or error
+        code = getattr(original, "sqlite_errorcode", 0) or 0
+        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return str(original)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raises sqlite3.DatabaseError if that is no database. MLflow would write to it first."""
+    with path.open("rb") as file:
+        begins = file.read(len(SQLITE))
+    if begins and begins != SQLITE:
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
 
 
 def _open_sqlite(path: Path) -> None:
@@ -157,7 +239,9 @@ def _open_sqlite(path: Path) -> None:
 
     if known := SqlAlchemyStore._engine_map.get(f"sqlite:///{path}"):
         known.dispose()  # its connections would go on with a file that was deleted since
-    if not path.exists():
+    if path.exists():
+        _refuse_damaged(path)
+    else:
         _create_sqlite(path)
 
 

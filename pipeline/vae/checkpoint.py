@@ -11,9 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.paths import atomic_path, damaged, read_json
-from pipeline.vae.fit import Training
+from pipeline.files import atomic_path, damaged, read_json
 from pipeline.vae.model import VAE, build
+from pipeline.vae.setting import read_architecture
+from pipeline.vae.training import Training
 
 
 class Unreadable(Exception):
@@ -36,7 +37,7 @@ def load_model(weights: Path, config: Path, device: str = "cpu") -> VAE:
 def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
     """The same from the record itself. Raises UserError for damaged weights or an old record."""
     try:
-        vae = build(tuple(record["shape"]), record, seed=0)
+        vae = build(tuple(record["shape"]), read_architecture(record), seed=0)
     except KeyError as error:
         raise UserError(
             f"the record of {weights} is of an earlier version, without {error}: run retrain again"
@@ -48,8 +49,8 @@ def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
     return vae.to(device).eval()
 
 
-def save_training(path: Path, training: Training) -> None:
-    """Writes everything that `load_training` needs to go on bit for bit.
+def save_training(path: Path, training: Training, of: str = "") -> None:
+    """Writes everything that `load_training` needs to go on bit for bit; `of` names the training.
 
     The best weights are left out while they are the current ones.
     """
@@ -67,13 +68,18 @@ def save_training(path: Path, training: Training) -> None:
         "early_stopping": training.early_stopping_state(),
         "plateau": training.plateau.state(),
     }
-    _save(path, tensors, {"training": json.dumps(progress)})
+    _save(path, tensors, {"training": json.dumps(progress), "of": of})
 
 
-def load_training(path: Path, training: Training) -> None:
-    """Brings a new training to the state after the last saved epoch. Raises Unreadable."""
+def load_training(path: Path, training: Training, of: str = "") -> None:
+    """Brings a new training to the state after the last saved epoch.
+
+    Raises Unreadable for a file that is damaged or of another training.
+    """
     try:
         tensors, metadata = _load(path)
+        if metadata.get("of", "") != of:
+            raise Unreadable(f"{path}: it is of another training: {_differences(metadata, of)}")
         progress = json.loads(metadata["training"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise Unreadable(f"{path}: {error}") from None
@@ -91,6 +97,12 @@ def load_training(path: Path, training: Training) -> None:
     for name, values in training.optimizer.state.items():
         for index, value in enumerate(values):  # in place: strides stay those of the parameters
             value.copy_(tensors[f"optimizer.{name}.{index}"])
+
+
+def _differences(metadata: dict[str, str], of: str) -> str:
+    """What of two names of trainings, which are JSON objects, is not the same."""
+    there, here = (json.loads(name or "{}") for name in (metadata.get("of"), of))
+    return ", ".join(sorted(k for k in there | here if there.get(k) != here.get(k)))
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

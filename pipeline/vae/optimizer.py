@@ -18,6 +18,8 @@ from torch.optim.adamax import adamax
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
+from pipeline.vae.setting import Setting
+
 Tensors = list[Tensor]
 Rate = float | Tensor  # a tensor () on the device, for fused rules alone
 
@@ -75,19 +77,20 @@ _RULES = {
 
 
 class Optimizer:
-    """The optimizer of a configuration: adam, adamw, adamax, rmsprop or sgd.
+    """The optimizer of a setting: adam, adamw, adamax, rmsprop or sgd.
 
     Reads `optimizer`, `weight_decay`, `max_grad_norm` and `momentum` (sgd, rmsprop); everything
     else has torch's defaults. `state` maps the name of a moment to one tensor a parameter, in the
     parameters' order.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], config: dict[str, Any]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], setting: Setting) -> None:
         """Raises KeyError for an unknown optimizer."""
         self.parameters = list(parameters)
-        self._max_norm: float | None = config["max_grad_norm"]
-        self._rule = _RULES[config["optimizer"]]
-        self._constants = {name: config[name] for name in self._rule.reads} | self._rule.constants
+        self._max_norm = setting.max_grad_norm
+        self._rule = _RULES[setting.optimizer]
+        self._constants = {name: getattr(setting, name) for name in self._rule.reads}
+        self._constants |= self._rule.constants
         self.fused = self._rule.fused  # only such a rule takes a rate that is on the device
         moments = [name for name in self._rule.state if name and name != "step"]
         self.state: dict[str, Tensors] = {
@@ -100,7 +103,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr: Rate) -> None:
-        """Moves every parameter by its gradient, clipped if so configured, and forgets it."""
+        """Moves every parameter by its gradient, clipped if so set, and forgets it."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self._max_norm is not None:
             self._clip(gradients, self._max_norm)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.vae.setting import Setting
 
 
-def lr_factor(config: dict[str, Any], step: int, total: int) -> float:
+class KlWarmup(Protocol):
+    """The two hyperparameters that say how long the KL weight rises."""
+
+    @property
+    def kl_warmup(self) -> float: ...
+
+    @property
+    def kl_warmup_epochs(self) -> int: ...
+
+
+def lr_factor(setting: Setting, step: int, total: int) -> float:
     """The learning rate of `step` (from 0) of `total` steps, as a share of `lr`.
 
     constant and cosine rise linearly over the first `lr_warmup` of the steps; cosine then falls to
     0 (Loshchilov & Hutter, arXiv 1608.03983); one_cycle is the 30 % cosine rise from 1/25 and fall
     to 1e-4 / 25 of Smith & Topin (arXiv 1708.07120). plateau is constant here: see `Plateau`.
     """
-    kind = config["schedule"]
+    kind = setting.schedule
     if kind == "one_cycle":
         return _one_cycle(step / max(total - 1, 1))
     if kind == "plateau":
         return 1.0
-    warmup = config["lr_warmup"] * total
+    warmup = setting.lr_warmup * total
     if step < warmup:
         return (step + 1) / (math.floor(warmup) + 1)
     if kind == "constant":
@@ -26,29 +39,31 @@ def lr_factor(config: dict[str, Any], step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def kl_weight(config: dict[str, Any], step: int, total: int, steps_an_epoch: int) -> float:
+def kl_weight(setting: Setting, step: int, total: int, steps_an_epoch: int) -> float:
     """The weight of the KL in the loss of `step`: linear from 0 to beta, then beta.
 
     By share of the steps the weight rises every step; by epochs it is constant within an epoch
     and epoch e (from 1) has min(1, e / kl_warmup_epochs).
     """
-    beta = config["beta"]
-    if config["kl_warmup_epochs"]:
-        return beta * min(1.0, (step // steps_an_epoch + 1) / config["kl_warmup_epochs"])
-    if config["kl_warmup"]:
-        return beta * min(1.0, (step + 1) / (config["kl_warmup"] * total))
+    beta = setting.beta
+    if setting.kl_warmup_epochs:
+        epochs = (step // steps_an_epoch + 1) / setting.kl_warmup_epochs
+        return beta * min(1.0, epochs)
+    if setting.kl_warmup:
+        steps = (step + 1) / (setting.kl_warmup * total)
+        return beta * min(1.0, steps)
     return beta
 
 
-def kl_warmup_end(config: dict[str, Any], epochs: int) -> int:
+def kl_warmup_end(setting: KlWarmup, epochs: int) -> int:
     """The last epoch (from 1) that begins before the KL weight has reached beta; 0: none.
 
     Best weights, early stopping and pruning count from the next epoch on: before it a small KL
     weight flatters the trained loss and harms the true NELBO.
     """
-    if config["kl_warmup_epochs"]:
-        return min(config["kl_warmup_epochs"] - 1, epochs)
-    return math.ceil(config["kl_warmup"] * epochs - 1e-9)  # 0.07 * 100 > 7 in floating point
+    if setting.kl_warmup_epochs:
+        return min(setting.kl_warmup_epochs - 1, epochs)
+    return math.ceil(setting.kl_warmup * epochs - 1e-9)  # 0.07 * 100 > 7 in floating point
 
 
 class Plateau:
@@ -58,21 +73,21 @@ class Plateau:
     ReduceLROnPlateau waits an epoch longer and wants a relative improvement).
     """
 
-    def __init__(self, config: dict[str, Any]):
-        self._config = config
+    def __init__(self, setting: Setting):
+        self._setting = setting
         self.factor = 1.0
         self.best = math.inf
         self.waited = 0
 
     def observe(self, value: float) -> None:
         """Takes the monitored value of an epoch."""
-        if value < self.best - self._config["min_delta"]:
+        if value < self.best - self._setting.min_delta:
             self.best, self.waited = value, 0
             return
         self.waited += 1
-        if self.waited >= self._config["plateau_patience"]:
-            floor = self._config["plateau_floor"] / self._config["lr"]
-            self.factor = max(self.factor * self._config["plateau_factor"], min(floor, self.factor))
+        if self.waited >= self._setting.plateau_patience:
+            floor = self._setting.plateau_floor / self._setting.lr
+            self.factor = max(self.factor * self._setting.plateau_factor, min(floor, self.factor))
             self.waited = 0
 
     def state(self) -> list[float]:

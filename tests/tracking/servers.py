@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from surroundings import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ADMIN = ("admin", "administrator's own")
@@ -42,7 +42,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._argv, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(lambda: answers(f"{self.uri}/health"))
+        wait_for(lambda: answers(f"{self.uri}/health"), self._process, self.log)
 
     def kill(self) -> None:
         """Without warning."""
@@ -102,12 +102,6 @@ def driven(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
@@ -116,8 +110,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
+def wait_for(
+    condition: Callable[[], Any],
+    process: subprocess.Popen[Any] | None = None,
+    log: Path | None = None,
+) -> None:
+    """Until it holds. Fails when the process that is to bring it about has ended; says its log."""
     end = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < end, "nothing happened"
+        ended = process is not None and process.poll() is not None
+        if ended or time.monotonic() > end:
+            what = f"{process.args} ended with {process.poll()}" if process else "nothing happened"
+            raise AssertionError(f"{what}\n{log.read_text() if log else ''}")
         time.sleep(0.05)

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from recording import record_stages
 from studies import SPACE
 
-from pipeline.config import Space, load_space
-from pipeline.machine import Machine
-from pipeline.paths import Paths, write_json, write_text
+from pipeline.files import write_json, write_text
+from pipeline.paths import Paths
+from pipeline.settings.machine import Machine
+from pipeline.settings.snapshot import save
+from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Lease, Ledger, storage_url
 
@@ -36,13 +39,14 @@ class Desk:
         self.space: Space = load_space(root, "tiny")
         self.machine = machine or Machine()
         self.paths = Paths(root, "tiny")
+        save(self.space, self.paths, "settings")
         self.ledger = Ledger(storage_url(self.machine, self.paths))
         self.study = search_study(self.space, DATA)
         self.ledger.open_study(self.study.id, "tiny", "search", self.study.spec)
         self.candidate = candidate_study(self.space, DATA, CHOSEN)
 
     def claim(self, study: Study) -> Lease:
-        lease = self.ledger.claim(study.id, budget=99, parallelism=9, owner="a/1/1", meta=META)
+        lease = self.ledger.claim(study.id, budget=99, owner="a/1/1", meta=META)
         assert lease
         self.ledger.propose(lease, CHOSEN)
         return lease
@@ -65,10 +69,12 @@ class Desk:
                    {**entry, "sentence": "It won.", "values_nelbo_nats": [96.0, 97.0]})  # fmt: skip
         write_text(self.paths.retrain / "candidates.csv", "candidate\n0\n")
         write_text(self.paths.retrain / "model.safetensors", "the weights")
-        write_json(self.paths.retrain / "config.json", {})
+        record = {"data_sha256": DATA, "likelihood": "bernoulli", "sigma": None}
+        write_json(self.paths.retrain / "config.json", record)
         figures = {"nelbo_nats": 95.0, "recon_nats": 85.0, "kl_nats": 10.0, "seeds": {"count": 2}}
         write_json(self.paths.evaluate / "metrics.json", figures)
         write_text(self.paths.render / "report.html", "<p>")
+        record_stages(self.paths, self.space, "retrain", "evaluate", "render")
 
     def write_search(self) -> None:
         counts = {"train": 80, "validation": 10, "test": 10}
@@ -76,3 +82,4 @@ class Desk:
         write_json(self.paths.prepare / "manifest.json", manifest)
         ranking = [{"number": 1, "nelbo_nats": 96.0, "parameters": CHOSEN}]
         write_json(self.paths.search / "best.json", {"study": self.study.id, "ranking": ranking})
+        record_stages(self.paths, self.space, "prepare", "search")

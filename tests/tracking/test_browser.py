@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from servers import DEADLINE, answers, free_port, wait_for
+from servers import DEADLINE, answers, wait_for
+from surroundings import free_port
 
-from pipeline import ui
+from pipeline.commands import ui
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -28,10 +29,11 @@ parameters:
   hidden: [64]
   batch_size: 16
 search: {trials: 5, epochs: 10, parallelism: 1, pruner: none}
-retrain: {top: 1, seeds: 1, epochs: 10}
+retrain: {top: 2, seeds: 2, epochs: 3}
 evaluate: {iw_samples: 2, nelbo_samples: 1, probe: false}
 render: {projections: [pca], points: 50, images: 2}
 """
+TRIAL = re.compile(r"^trial \d{4}$")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
@@ -92,20 +94,57 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def test_the_runs_open_as_one_study(page: Page, runs_page: str) -> None:
-    page.goto(runs_page)
+def follow(page: Page, link: str) -> Page:
+    """A link of the experiment's description, which opens a page of its own."""
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=link, exact=True).click()
+    return opened.value
+
+
+def test_every_page_is_of_model_training_and_nothing_pops_up(page: Page, runs_page: str) -> None:
+    page.goto(runs_page.partition("#")[0])
+    page.get_by_role("link", name="tiny", exact=True).click()
     expect(page.get_by_role("link", name="study tiny")).to_be_visible()
     expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_role("link", name="Models")).to_be_visible()  # of model training alone
+    page.get_by_role("link", name="study tiny").click()
+    expect(page.get_by_role("tab", name="Artifacts")).to_be_visible()
+    page.get_by_role("link", name="Model registry").click()
+    expect(page.get_by_role("heading", name="Model").first).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_one_link_shows_the_trials_in_a_table_and_one_in_charts(page: Page, runs_page: str) -> None:
+    page.goto(runs_page)
+    page = follow(page, "trials")
+    expect(page.get_by_role("link", name=TRIAL)).to_have_count(5)
+    for column in ("best_nelbo_nats", "bits_per_dim", "latent_dim", "state"):
+        expect(page.get_by_role("columnheader", name=column).first).to_be_visible()
+    page = follow(page, "trials in charts")
+    expect(page.get_by_text("Parallel Coordinates", exact=True)).to_be_visible()
+    plot = page.locator("svg").filter(has_text="log10_lr").filter(has_text="best_nelbo_nats")
+    expect(plot.first).to_be_visible()
+    expect(page.get_by_text("log10_lr vs. best_nelbo_nats")).to_be_visible()
+
+
+def test_one_link_shows_means_of_candidates_over_their_seeds(page: Page, runs_page: str) -> None:
+    page.goto(runs_page)
+    page = follow(page, "candidates")
+    expect(page.get_by_text(re.compile(r"^Group: \d+"))).to_have_count(2)
+    expect(page.get_by_text("(average)").first).to_be_visible()
+    page = follow(page, "candidates in charts")
+    expect(page.get_by_text("1 Means over seeds").first).to_be_visible()
 
 
 def test_trials_sort_by_nelbo_and_compare(page: Page, runs_page: str, sweep: Path) -> None:
-    page.goto(f"{runs_page}{ui.BEST_TRIALS_FIRST}")
-    rows = page.get_by_role("link", name=re.compile(r"^trial \d{4}$"))
+    page.goto(runs_page)
+    page = follow(page, "trials")
+    rows = page.get_by_role("link", name=TRIAL)
     expect(rows).to_have_count(5)
     shown = [int(name.split()[1]) for name in rows.all_inner_texts()]
     curves = pd.read_csv(sweep / "runs/tiny/search/curves.csv")
-    last = curves.groupby("number").nelbo_nats.last()
-    assert shown == list(last.sort_values().index)
+    best = curves.groupby("number").nelbo_nats.min()
+    assert shown == list(best.sort_values().index)
 
     for box in (1, 2, 3):  # the first one selects all
         page.get_by_role("checkbox").nth(box).check()

@@ -6,55 +6,19 @@ from dataclasses import replace
 
 import pytest
 from records import START, Store, study
-from scipy.stats import ttest_ind
 
-from pipeline.tracking.registry import Registration, Score, Winner, compare, register
+from pipeline.sync.champion import judge
+from pipeline.tracking.registry import Registration, Score, Winner, register
 from pipeline.tracking.store import MirrorUnavailable
 
-SCORE = Score(240.0, 0.5, 3, "data-1", "bernoulli")
-
-
-def score(nelbos: list[float]) -> Score:
-    mean = sum(nelbos) / len(nelbos)
-    squares = sum((value - mean) ** 2 for value in nelbos)
-    sd = (squares / (len(nelbos) - 1)) ** 0.5 if len(nelbos) > 1 else 0.0
-    return Score(mean, sd, len(nelbos), "data-1", "bernoulli")
-
-
-@pytest.mark.parametrize(
-    ("new", "old"),
-    [
-        ([238.0, 238.4, 237.9], [239.1, 238.9, 239.4]),
-        ([238.0, 239.4, 237.9], [239.1, 238.2, 239.4]),
-        ([239.0, 239.5], [238.0, 238.1, 238.2, 238.4]),
-        ([238.0], [239.1, 238.9, 239.4]),
-    ],
-)
-def test_better_beyond_seed_noise_is_the_t_test(new: list[float], old: list[float]) -> None:
-    if len(new) > 1:
-        expected = ttest_ind(new, old, alternative="less").pvalue < 0.05
-    else:  # pooled: the noise is the old side's, t(0.95; 2) = 2.92
-        expected = sum(old) / 3 - new[0] > 2.92 * score(old).sd_nats * (1 + 1 / 3) ** 0.5
-    assert compare(score(new), score(old))[0] == expected
+SCORE = Score(240.0, 0.25, 3, "data-1", "gaussian", "0.7")
 
 
 def test_one_seed_against_one_seed_never_leads() -> None:
-    better, reason = compare(score([100.0]), score([240.0]))
+    one = replace(SCORE, sd_nats=0.0, seeds=1)
+    better, reason = judge(one, [replace(one, mean_nats=100.0)])
     assert not better
     assert "raise retrain.seeds" in reason
-
-
-@pytest.mark.parametrize(
-    ("new", "difference"),
-    [
-        (replace(SCORE, mean_nats=900.0, data="data-2"), "data is data-2, was data-1"),
-        (replace(SCORE, likelihood="gaussian"), "likelihood is gaussian, was bernoulli"),
-    ],
-)
-def test_what_cannot_be_compared_replaces(new: Score, difference: str) -> None:
-    better, reason = compare(new, SCORE)
-    assert better
-    assert reason == f"{difference}: not comparable, so the newer model leads"
 
 
 def aliases(store: Store) -> dict[str, str]:
@@ -71,7 +35,7 @@ def run_id(store: Store) -> str:
 def test_the_champion_moves_only_for_a_better_model(store: Store, run_id: str) -> None:
     def enter(digest: str, mean: float) -> Registration:
         winner = Winner(run_id, "model", digest, replace(SCORE, mean_nats=mean), {"git": "abc"})
-        return register(store.uri, store.name, winner)
+        return register(store.uri, store.name, winner, judge)
 
     assert enter("a", 240.0) == Registration(1, True, "the first version")
     assert aliases(store) == {"champion": "1"}
@@ -122,16 +86,70 @@ def test_an_interrupted_registration_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, call, failing)
         with pytest.raises(MirrorUnavailable, match="the reply was lost"):
-            register(store.uri, store.name, winner)
+            register(store.uri, store.name, winner, judge)
     for _ in range(2):
-        assert register(store.uri, store.name, winner).version == 1
+        assert register(store.uri, store.name, winner, judge).version == 1
     assert aliases(store) == {"champion": "1"}
 
 
-def test_a_version_that_somebody_else_made_is_replaced(store: Store, run_id: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"data": "data-2"}, "data is data-2, the champion's data-1"),
+        ({"likelihood": "bernoulli", "sigma": "none"},
+         "likelihood is bernoulli, the champion's gaussian, sigma is none, the champion's 0.7"),
+        ({"sigma": "0.1"}, "sigma is 0.1, the champion's 0.7"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_a_challenger(
+    store: Store, run_id: str, changes: dict[str, str], difference: str
+) -> None:
+    register(store.uri, store.name, Winner(run_id, "model", "a", SCORE), judge)
+    other = replace(SCORE, mean_nats=-900.0, **changes)
+    entered = register(store.uri, store.name, Winner(run_id, "model", "b", other), judge)
+    assert not entered.champion
+    assert f"not comparable: {difference}; set the alias by hand" in entered.reason
+    assert aliases(store) == {"champion": "1", "challenger": "2"}
+    held = store.client.get_model_version(store.name, "2")
+    assert held.description == entered.reason
+    for _ in range(2):  # nor does it count as a look at the champion
+        alike = replace(SCORE, mean_nats=236.0)
+        entered = register(store.uri, store.name, Winner(run_id, "model", "c", alike), judge)
+        assert "for all 1 newcomers" in entered.reason
+        assert entered.champion
+
+
+def test_a_version_that_somebody_else_made_is_not_replaced(store: Store, run_id: str) -> None:
     store.client.create_registered_model(store.name)
     store.client.create_model_version(store.name, f"runs:/{run_id}/model", run_id)
     store.client.set_registered_model_alias(store.name, "champion", "1")
-    entered = register(store.uri, store.name, Winner(run_id, "model", "a", SCORE))
+    entered = register(store.uri, store.name, Winner(run_id, "model", "a", SCORE), judge)
     assert "no score to compare with" in entered.reason
-    assert aliases(store) == {"champion": "2", "challenger": "1"}
+    assert aliases(store) == {"champion": "1", "challenger": "2"}
+
+
+def test_every_night_counts_whoever_asks(store: Store, run_id: str) -> None:
+    """The looks are in the tags of the versions: nothing else is kept, and a decision is final."""
+
+    def enter(night: int) -> Registration:
+        score = replace(SCORE, mean_nats=239.4 if night else 240.0)
+        return register(store.uri, store.name, Winner(run_id, "model", str(night), score), judge)
+
+    reasons = [enter(night).reason for night in range(5)]
+    for night in (1, 2):
+        assert f"for all {night} newcomers (0.01 is asked for)" in reasons[night]
+    moved = [" is better " in reason for reason in reasons]
+    assert moved.index(True) == 2  # one newcomer alone is not enough, two together are
+    assert aliases(store)["champion"] == "3"
+    assert "against version 3" in reasons[3]
+    assert "for all 1 newcomers" in reasons[3]  # the new champion is looked at afresh
+    assert [enter(night).reason for night in range(5)] == reasons
+
+
+def test_a_score_of_before_sigma_was_recorded_can_be_read() -> None:
+    tags = replace(SCORE, likelihood="bernoulli", sigma="none").tags()
+    del tags["vae_pipeline.sigma"]
+    assert Score.from_tags(tags) == replace(SCORE, likelihood="bernoulli", sigma="none")
+    gaussian = Score.from_tags(tags | {"vae_pipeline.likelihood": "gaussian"})
+    assert gaussian
+    assert gaussian.sigma == "not recorded"

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from records import START, Store, study
-from servers import answers, free_port, wait_for
+from servers import answers, wait_for
+from surroundings import free_port
 
+from pipeline.sync.champion import judge
 from pipeline.tracking.model import save_model
 from pipeline.tracking.registry import Score, Winner, register
 from pipeline.vae.checkpoint import save_weights
 from pipeline.vae.model import build
+from pipeline.vae.setting import read_architecture
 
 pytestmark = pytest.mark.slow
 RECORD = {"shape": [1, 6, 5], "family": "mlp", "hidden": [16], "skip": False, "activation": "relu",
@@ -32,14 +35,17 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 30), dtype=np.uint8)
 @pytest.fixture
 def champion(store: Store, tmp_path: Path) -> str:
     """The URI of a registered model of an untrained VAE."""
-    save_weights(tmp_path / "model.safetensors", build((1, 6, 5), RECORD, seed=1).state_dict())
+    save_weights(
+        tmp_path / "model.safetensors",
+        build((1, 6, 5), read_architecture(RECORD), seed=1).state_dict(),
+    )
     (tmp_path / "config.json").write_text(json.dumps(RECORD))
     folder = tmp_path / "model"
     save_model(folder, tmp_path / "model.safetensors", tmp_path / "config.json")
     run = study(status="FINISHED", end_ms=START, artifacts={"model": folder})
     run_id = store.mirror().sync(store.name, [run]).run_ids[run.key]
     score = Score(1.0, 0.1, 3, "d", "bernoulli")
-    register(store.uri, store.name, Winner(run_id, "model", "a", score))
+    register(store.uri, store.name, Winner(run_id, "model", "a", score), judge)
     return f"models:/{store.name}@champion"
 
 
@@ -94,4 +100,4 @@ def test_it_reconstructs_encodes_scores_and_generates(
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(inputs=[[1, 2, 3]])
     assert refused.value.code == 400
-    assert "images must be (n, 30)" in refused.value.read().decode()
+    assert "images must be (n, 1, 6, 5)" in refused.value.read().decode()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import shlex
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
+from recording import record_stages
 from records import Store, copy_db
-from sweeps import CHOSEN, Desk, curve
+from sweeps import CHOSEN, META, Desk, curve
 
+from pipeline.commands.where import where_text
 from pipeline.errors import UserError
-from pipeline.lag import lag_line
-from pipeline.records import Sweep
-from pipeline.results import Outputs
-from pipeline.system import Sampler, parse_gpus, system_metrics
+from pipeline.files import write_json
+from pipeline.study.claim import Lease, Plan
+from pipeline.sync.lag import lag_line
+from pipeline.sync.outputs import Outputs
+from pipeline.sync.sweep import Sweep
+from pipeline.sync.system import Sampler, parse_gpus, samples_of
+from pipeline.tracking.compare import differences
 from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.run import Run
 from pipeline.tracking.store import store_of
-from pipeline.where import where_text
 
 
 @pytest.fixture
@@ -56,6 +64,75 @@ def test_a_live_sweep_shows_only_the_trials_that_moved(desk: Desk) -> None:
     assert names(sweep) == [study, "trial 0000", "trial 0001"]
 
 
+def test_a_paused_trial_that_goes_on_is_one_run_that_grows(desk: Desk, store: Store) -> None:
+    """At a rung it is finished and no failure; what it has come to stays while it goes on."""
+    sweep, mirror = live(desk), store.mirror()
+
+    def shown() -> tuple[str, str, list[int], list[float]]:
+        mirror.sync("tiny", sweep.changes())
+        (run,) = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'")
+        points = store.client.get_metric_history(run.info.run_id, "nelbo_nats")
+        best = store.client.get_metric_history(run.info.run_id, "best_nelbo_nats")
+        return (run.info.status, run.data.tags["state"], sorted(p.step for p in points),
+                [p.value for p in best])  # fmt: skip
+
+    def study_best() -> float:
+        (run,) = store.client.search_runs([store.experiment_id], "tags.kind = 'study'")
+        return float(run.data.metrics["search_best_nelbo_nats"])
+
+    lease = begin_part(desk, 0, None)
+    desk.ledger.report(lease, curve(1))
+    assert shown() == ("RUNNING", "running", [1], [])
+    desk.ledger.finish(lease, "paused", curve(1), {"nelbo_nats": 99.0, "best_epoch": 1})
+    assert shown() == ("FINISHED", "paused", [1], [99.0])
+    lease = begin_part(desk, 1, 1)
+    assert shown() == ("RUNNING", "running", [1], [99.0])
+    desk.ledger.report(lease, curve(2))
+    assert shown() == ("RUNNING", "running", [1, 2], [99.0])
+    assert study_best() == 99.0
+    desk.ledger.release("a/1/1", blameless=True)
+    assert shown()[:3] == ("KILLED", "interrupted", [1, 2])
+    lease = begin_again(desk, 1)
+    assert lease.curve == curve(2)
+    store.cursor.unlink()  # and what was sent must be asked of MLflow
+    sweep.forget()
+    mirror = store.mirror()
+    desk.ledger.finish(lease, "complete", curve(3), {"nelbo_nats": 97.0, "best_epoch": 3})
+    assert shown() == ("FINISHED", "complete", [1, 2, 3], [99.0, 97.0])
+    assert study_best() == 97.0
+    whole = Sweep(desk.space, desk.paths, desk.ledger)
+    assert mirror.sync("tiny", whole.changes()).metrics == 0
+    assert differences(store.uri, "tiny", whole_runs(desk))[1] == []
+
+
+def begin_part(desk: Desk, number: int, follows: int | None) -> Lease:
+    """Of trial 0, from one rung to the next."""
+    since = number
+    plan = Plan(number, 0, since, since + 1 if number == 0 else 3, number, follows, 1, CHOSEN,
+                curve(since), 0)  # fmt: skip
+    lease = desk.ledger.begin(desk.study.id, plan, owner="a/1/1", meta=META)
+    assert lease
+    return lease
+
+
+def begin_again(desk: Desk, number: int) -> Lease:
+    lease = desk.ledger.claim(desk.study.id, budget=9, owner="a/1/1", meta=META, among=[number])
+    assert lease
+    return lease
+
+
+def whole_runs(desk: Desk) -> list[Run]:
+    return Sweep(desk.space, desk.paths, desk.ledger).changes()
+
+
+def test_a_pruned_trial_is_no_failure(desk: Desk) -> None:
+    """MLflow marks runs that were killed with a red cross."""
+    desk.ledger.finish(desk.claim(desk.study), "pruned", curve(1), {"nelbo_nats": 99.0,
+                                                                    "best_epoch": 1})  # fmt: skip
+    _, run = live(desk).changes()
+    assert (run.status, run.tags["state"]) == ("FINISHED", "pruned")
+
+
 def test_evaluated_metrics_are_shown_when_evaluate_has_ended(desk: Desk) -> None:
     desk.run_all_stages()
     sweep = live(desk, "retrain")
@@ -63,9 +140,10 @@ def test_evaluated_metrics_are_shown_when_evaluate_has_ended(desk: Desk) -> None
     assert "evaluate/metrics.json" not in study.artifacts
     sweep.done = "evaluate"
     (study, *_) = sweep.changes()
-    assert {"nelbo_nats": 95.0, "seeds.count": 2.0}.items() <= {
-        point.key: point.value for point in study.metrics
-    }.items()
+    expected = {"validation_nelbo_nats": 96.5, "test_nelbo_nats": 95.0, "test_seeds.count": 2.0}
+    stated = {point.key: point.value for point in study.figures}
+    assert expected.items() <= stated.items()
+    assert "nelbo_nats" not in stated
     assert "evaluate/metrics.json" in study.artifacts
     assert "report.html" not in study.artifacts
 
@@ -74,6 +152,7 @@ def test_what_another_study_left_behind_is_not_shown(desk: Desk) -> None:
     desk.run_all_stages()
     best = desk.paths.search / "best.json"
     best.write_text(best.read_text().replace(desk.study.id, "tiny-forked"))
+    record_stages(desk.paths, desk.space, "search")
     outputs = Outputs.read(desk.paths, "render")
     assert (outputs.winner, outputs.metrics) == (None, None)
 
@@ -130,6 +209,41 @@ def test_the_lag_counts_runs_and_epochs_that_were_not_sent(desk: Desk, store: St
     assert lag() == "MLflow has all 2 runs of tiny"
     desk.ledger.report(lease, curve(2))
     assert "lacks 2 epochs, 1 of 2 runs" in lag()
+    desk.paths.mlflow_db.unlink()
+    assert "lacks 5 epochs, 2 of 2 runs" in lag()
+
+
+def test_where_a_checkout_was_moved_nobody_is_sent_to_a_sync_that_is_refused(
+    desk: Desk, store: Store
+) -> None:
+    desk.complete(desk.study)
+    away = Store(store.uri, desk.root / "earlier", store.cursor, "tiny")
+    away.mirror().sync("tiny", live(desk).changes())
+
+    def lag() -> str:
+        return lag_line(desk.root, desk.space, desk.machine, desk.ledger)
+
+    assert lag() == (
+        f"MLflow keeps the files of tiny in {(desk.root / 'earlier' / 'tiny').as_uri()}, where this"
+        f" checkout was: move it back, or move {desk.paths.mlflow_db} away and give `python -m"
+        " pipeline sync`, which builds it anew"
+    )
+    desk.paths.mlflow_db.unlink()
+    store.mirror().sync("tiny", live(desk).changes())
+    assert lag() == "MLflow has all 1 runs of tiny"
+
+
+def test_the_lag_counts_an_evaluation_that_was_not_sent(desk: Desk, store: Store) -> None:
+    desk.run_all_stages()
+    whole = Sweep(desk.space, desk.paths, desk.ledger)
+    assert whole.marks().keys() == {run.key for run in whole.changes()}
+    whole.forget()
+    store.mirror().sync("tiny", whole.changes())
+    assert "MLflow has all 5 runs" in lag_line(desk.root, desk.space, desk.machine, desk.ledger)
+    write_json(desk.paths.evaluate / "metrics.json", {"nelbo_nats": 94.0, "recon_nats": 84.0,
+                                                      "kl_nats": 10.0})  # fmt: skip
+    record_stages(desk.paths, desk.space, "evaluate", "render")
+    assert "lacks 0 epochs, 1 of 5" in lag_line(desk.root, desk.space, desk.machine, desk.ledger)
 
 
 def test_where_names_what_made_a_run_and_how_to_have_it_again(desk: Desk, store: Store) -> None:
@@ -143,6 +257,55 @@ def test_where_names_what_made_a_run_and_how_to_have_it_again(desk: Desk, store:
     candidate = where_text(desk.root, desk.machine, ids[f"{sweep.key(desk.candidate.id)}/00000"])
     assert "dvc repro render@tiny" in candidate
     assert "c0ffee" in where_text(desk.root, desk.machine, ids[sweep.key(desk.study.id)])
+
+
+def test_a_trial_names_its_origin_and_where_finds_it(desk: Desk, store: Store) -> None:
+    """The text of the space and the changes are in the ledger once, and in no tag of MLflow."""
+    source = {"space": "data: {name: digits}\n", "diff": packed(b"diff --git a/x b/x\n")}
+    key = desk.ledger.keep_origin(desk.study.id, source)
+    meta = {**META, "git_dirty": True, "source": key}
+    for _ in range(2):
+        lease = desk.ledger.claim(desk.study.id, budget=9, owner="a", meta=meta)
+        assert lease
+        desk.ledger.finish(lease, "failed", curve(1), None, "a reason")
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    runs = sweep.changes()
+    assert not any("source" in run.tags for run in runs)
+    ids = Mirror(*store_of(desk.machine, desk.paths)).sync("tiny", runs).run_ids
+    for run_id in ids.values():
+        said = where_text(desk.root, desk.machine, run_id)
+        assert "with uncommitted changes, kept with the run" in said
+        saved = desk.paths.state / "origins" / run_id
+        assert (saved / "tiny.yaml").read_text() == source["space"]
+        assert (saved / "changes.patch").read_bytes() == b"diff --git a/x b/x\n"
+
+
+def packed(diff: bytes) -> str:
+    return base64.b64encode(zlib.compress(diff)).decode()
+
+
+ARITHMETIC = {"device": "cpu", "torch": "2.15.0", "cpu": "AVX512", "threads": "1"}
+
+
+@pytest.mark.parametrize("kind", ["study", "trial"])
+def test_where_names_the_arithmetic_and_its_commands_can_be_typed(
+    tmp_path: Path, empty_db: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    changes = {"space": "data: {name: digits}\n", "diff": packed(b"--- a\n")}
+    monkeypatch.setitem(META, "arithmetic", ARITHMETIC)
+    desk = Desk(tmp_path / "méine sweeps")
+    monkeypatch.setitem(META, "source", desk.ledger.keep_origin(desk.study.id, changes))
+    copy_db(empty_db, desk.paths.mlflow_db)
+    desk.run_all_stages()
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    ids = Mirror(*store_of(desk.machine, desk.paths)).sync("tiny", sweep.changes()).run_ids
+    key = sweep.key(desk.study.id)
+    text = where_text(desk.root, desk.machine, ids[key if kind == "study" else f"{key}/00001"])
+    (made_on,) = (line for line in text.splitlines() if line.startswith("made on"))
+    assert made_on.split(None, 3)[3] == "device cpu, torch 2.15.0, cpu AVX512, threads 1"
+    typed = [shlex.split(line) for line in text.splitlines() if line.startswith("    git apply")]
+    ((_, _, patch),) = typed
+    assert Path(patch).exists()
 
 
 def test_an_unknown_run_is_one_line(desk: Desk, store: Store) -> None:
@@ -172,15 +335,23 @@ def test_system_metrics_belong_to_the_study_at_work(desk: Desk) -> None:
         Sampler(sweep.samples).sample(each)
     with sweep.samples.open("a") as file:
         file.write('{"study": "ti')  # the mirror was killed here
-    (point, *others) = system_metrics(sweep.samples, desk.study.id)
+    read = samples_of(sweep.samples, desk.study.id)
+    (point, *others), position = read(None)
     assert {point.step, *(other.step for other in others)} == {0}
     assert point.key == "system/cpu_utilization_percentage"
     for _ in range(2):  # the next mirror's first sample is lost with the torn one
         Sampler(sweep.samples).sample(desk.study.id)
-    steps = [metric.step for metric in system_metrics(sweep.samples, desk.study.id)]
-    assert set(steps) == {0, 1}
+    points, end = read(position)
+    assert {metric.step for metric in points} == {1}
+    assert read(end) == ([], end)
     sweep.forget()
-    assert point in sweep.changes()[0].metrics
+    stream = sweep.changes()[0].stream
+    assert stream
+    assert point in stream(None)[0]
+    sweep.samples.rename(sweep.samples.with_suffix(".old"))  # the state was moved away
+    assert read(end) == ([], end)
+    Sampler(sweep.samples).sample(desk.study.id)
+    assert {metric.step for metric in read(end)[0]} == {2}
 
 
 def test_figures_that_a_gpu_does_not_have_are_left_out() -> None:

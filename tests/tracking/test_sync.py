@@ -15,8 +15,8 @@ from records import Store, copy_db, more_rows
 from servers import Server, wait_for
 from sweeps import Desk
 
-from pipeline import sync
-from pipeline.machine import Machine
+from pipeline.settings.machine import Machine
+from pipeline.sync import follow
 from pipeline.tracking.store import store_of
 
 pytestmark = pytest.mark.slow
@@ -47,16 +47,16 @@ def test_a_mirror_that_the_command_cannot_wait_for_is_continued_where_it_was(
     desk = Desk(tmp_path / "checkout", Machine(tracking=server.uri))
     for _ in range(TRIALS):
         desk.complete(desk.study)
-    monkeypatch.setattr(sync, "CATCH_UP_SECONDS", 0.1)
+    monkeypatch.setattr(follow, "CATCH_UP_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-    with sync.following(desk.space, desk.machine, desk.paths, "prepare"):
+    with follow.following(desk.space, desk.machine, desk.paths, "prepare"):
         wait_for(partial(more_rows, tmp_path / "server.db", "runs", 10))
         server.signal(signal.SIGSTOP)
     server.signal(signal.SIGCONT)
     assert "`python -m pipeline sync tiny` sends the rest" in capfd.readouterr().err
 
-    (said,) = sync.sync_all(desk.root, desk.machine, "tiny", rebuild=False)
+    (said,) = follow.sync_all(desk.root, desk.machine, "tiny", rebuild=False)
     sent = re.search(r"(\d+) metric points", said)
     assert sent
     assert 0 < int(sent[1]) < (TRIALS - 8) * POINTS  # nine trials at least had arrived whole
@@ -74,7 +74,7 @@ def test_a_lost_store_comes_back_equal_and_its_runs_lead_to_their_origin(
     desk.run_all_stages()
     copy_db(empty_db, desk.paths.mlflow_db)
     store = Store(*store_of(desk.machine, desk.paths), "tiny")
-    list(sync.sync_all(desk.root, desk.machine, None, rebuild=False))
+    list(follow.sync_all(desk.root, desk.machine, None, rebuild=False))
     before = store.dump()
     (study,) = (run for run in before.values() if run["parent"] is None)
     assert {"model/MLmodel", "evaluate/metrics.json", "report.html"} <= study["artifacts"].keys()
@@ -95,6 +95,26 @@ def test_a_lost_store_comes_back_equal_and_its_runs_lead_to_their_origin(
     assert (origin.returncode, origin.stderr) == (0, "")
     assert "git checkout c0ffee" in origin.stdout
     assert "python -m pipeline reproduce tiny 1" in origin.stdout
+
+
+@pytest.mark.parametrize("damage", ["weights", "code"])
+def test_a_damaged_model_is_not_what_mlflow_gets(
+    damage: str, empty_db: Path, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path)
+    desk.run_all_stages()
+    copy_db(empty_db, desk.paths.mlflow_db)
+    list(follow.sync_all(desk.root, desk.machine, None, rebuild=False))
+    (kept,) = (desk.paths.state / "models").iterdir()
+    name = {"weights": "data/vae/model.safetensors", "code": "code/pipeline/seeds.py"}[damage]
+    whole = (kept / name).read_bytes()
+    (kept / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    desk.paths.mlflow_db.unlink()
+    shutil.rmtree(desk.paths.mlflow_artifacts)
+    rebuilt = command(desk.root, "sync", "--rebuild")
+    assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
+    (sent,) = desk.paths.mlflow_artifacts.rglob(f"model/{name}")
+    assert sent.read_bytes() == whole
 
 
 def test_a_server_that_is_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

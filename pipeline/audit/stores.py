@@ -1,0 +1,54 @@
+"""Whether the ledger states what the outputs say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from pipeline.audit.book import Book
+from pipeline.study.ledger import Ledger
+from pipeline.study.racing import race_of, used
+from pipeline.study.receipt import part_record
+from pipeline.study.rows import Part, Trial
+
+SEARCH, RUNS = "search/study.json", "retrain/runs.json"
+
+
+def findings(book: Book, ledger: Ledger) -> Iterator[str]:
+    """What the ledger has otherwise; nothing if it does not know the studies (a copy of runs/)."""
+    study = book.search["study"]
+    if (yield from _is_known(SEARCH, book.search, ledger)):
+        yield from _trials(SEARCH, book.search, ledger.parts(study))
+    for run in book.runs:
+        if not (yield from _is_known(RUNS, run, ledger)):
+            return
+    if not book.runs:  # nothing is retrained yet
+        return
+    specs = [(ledger.find_study(run["study"]) or ("", {}))[1] for run in book.runs]
+    trials = [ledger.trials(run["study"], range(book.space.retrain.seeds)) for run in book.runs]
+    race = race_of(book.space, [spec["parameters"] for spec in specs], trials)
+    for run, ours in zip(book.runs, used(book.space, race, trials), strict=True):
+        yield from _trials(RUNS, run, ours)
+
+
+def _is_known(file: str, study: dict[str, Any], ledger: Ledger) -> Generator[str, None, bool]:
+    known = ledger.find_study(study["study"])
+    if known and known[1] != study["spec"]:
+        yield f"{file}: the ledger has another specification of {study['study']}"
+    return known is not None
+
+
+def _trials(file: str, study: dict[str, Any], ours: Sequence[Part | Trial]) -> Iterator[str]:
+    records: Sequence[dict[str, Any]] = study["trials"]
+    rows = {each.number: part_record(each) for each in ours}
+    for record in records:
+        row = rows.get(record["number"])
+        if row is None:
+            yield f"{file}: the ledger has no trial {record['number']} of {study['study']}"
+        elif row := json.loads(json.dumps(row)):
+            yield from (
+                f"{file}: trial {record['number']} of {study['study']}: {key} is not the ledger's"
+                for key in record
+                if record[key] != row.get(key)
+            )

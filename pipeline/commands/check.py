@@ -1,0 +1,111 @@
+"""What `check` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.settings.hyperparameters import Choices, Domain, Hyperparameters
+from pipeline.settings.space import Space
+
+
+def describe(space: Space) -> str:
+    """A valid search space in words: what is searched, what is fixed, every default."""
+    lines = [f"search_spaces/{space.name}.yaml is valid.", ""]
+    lines += ["searched hyperparameters:"]
+    for name, domain in space.searched.items():
+        lines.append(f"  {name:<21}{_domain(domain)}")
+        meaning = space.kind.model_fields[name].description
+        lines.append(f"  {'':<21}{meaning}; allowed: {allowed(name, space.kind)}")
+    if not space.searched:
+        lines.append("  none: the search has no trials")
+    families = _families(space)
+    lines += ["", "fixed hyperparameters (* by default):"]
+    for name, field in space.kind.model_fields.items():
+        readers = space.kind.readers.get(name, tuple(families))
+        if name not in space.searched and families & set(readers):
+            value = space.fixed.get(name, field.get_default())
+            mark = "" if name in space.fixed else " *"
+            lines.append(f"  {name:<21}{value}{mark}  ({field.description})")
+    for section in ("data", "model", "search", "retrain", "evaluate", "render"):
+        lines += ["", f"{section}:", *_section(getattr(space, section))]
+        if section == "search" and space.search.pruner == "rungs" and space.search.rungs is None:
+            lines.append(f"  {'rungs':<21}{space.search.pauses} *")
+    return "\n".join([*lines, "", _cost(space)])
+
+
+def _domain(domain: Domain) -> str:
+    if isinstance(domain, Choices):
+        text = " | ".join(str(choice) for choice in domain.choices)
+    else:
+        kind = "integer" if domain.integer else "real"
+        scale = ", log scale" if domain.log else ""
+        step = f", step {domain.step:g}" if domain.step else ""
+        text = f"{domain.low:g} … {domain.high:g} ({kind}{scale}{step})"
+    conditions = "; ".join(f"{name} = {wanted}" for name, wanted in domain.when.items())
+    return f"{text}  only when {conditions}" if conditions else text
+
+
+def allowed(name: str, kind: type[Hyperparameters]) -> str:
+    """The values that a hyperparameter may have, in words."""
+    schema = kind.model_json_schema()["properties"][name]
+    return " or ".join(_allowed(each) for each in schema.get("anyOf", [schema]))
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if schema["type"] in ("boolean", "null"):
+        return "true, false" if schema["type"] == "boolean" else "null"
+    if schema["type"] == "array":
+        return f"a list of {_allowed(schema['items'])}"
+    kind = "integers" if schema["type"] == "integer" else "numbers"
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    return " ".join([kind, ", ".join(bounds)])
+
+
+def _families(space: Space) -> set[str]:
+    domain = space.searched.get("family")
+    default = Hyperparameters.model_fields["family"].default
+    return set(domain.grid()) if domain else {space.fixed.get("family", default)}
+
+
+def _section(section: Any) -> list[str]:
+    return [
+        f"  {name:<21}{_value(value)}{'' if name in section.model_fields_set else ' *'}"
+        for name, value in section
+        if value is not None
+    ]
+
+
+def _value(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        return ", ".join(f"{key} {item}" for key, item in value.model_dump().items())
+    return str(value)
+
+
+def _cost(space: Space) -> str:
+    search, retrain = space.search, space.retrain
+    if not space.searched:
+        most = retrain.seeds * retrain.epochs
+        return f"at most {most} epochs: {retrain.seeds} seeds × {retrain.epochs}"
+    from pipeline.study.forecast import forecast
+
+    whole = search.trials * search.epochs
+    searched = min(whole, search.total_epochs or whole)
+    most = searched + retrain.top * retrain.seeds * retrain.epochs
+    if len(search.pauses) > 1:
+        foreseen = forecast(space).epochs
+        rungs = ", ".join(map(str, search.pauses))
+        return (
+            f"about {foreseen + most - searched} epochs: some {foreseen} for {search.trials} trials"
+            f" that pause at epochs {rungs} + at most {retrain.top} candidates × {retrain.seeds}"
+            f" seeds × {retrain.epochs}"
+        )
+    trials = f"{search.trials} trials × {search.epochs}"
+    if search.total_epochs == searched:
+        trials = f"{searched} of the search"
+    return (
+        f"at most {most} epochs: {trials} + {retrain.top}"
+        f" candidates × {retrain.seeds} seeds × {retrain.epochs}"
+    )

@@ -1,0 +1,105 @@
+"""Audits a sweep without training it: what of its outputs does not follow from its records."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.audit import stores
+from pipeline.audit.book import Book, read_book
+from pipeline.audit.outputs import Audit, audit_book
+from pipeline.errors import UserError
+from pipeline.paths import STAGES, Paths
+from pipeline.seeds import derive_seed
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import load_space
+
+
+def verify(
+    root: Path,
+    machine: Machine,
+    name: str,
+    *,
+    mlflow: bool = True,
+    train: int = 0,
+    measure: bool = False,
+) -> Audit:
+    """Audits files, ledger and MLflow as far as they are here.
+
+    Trains so many trials again, and measures the winner's weights again if asked to. Writes
+    nothing. Raises UserError if there is no search to audit.
+    """
+    from pipeline.study.budget import as_made
+    from pipeline.study.reading import has_ledger
+
+    paths = Paths(root, name)
+    space = as_made(load_space(root, name), paths)
+    book = read_book(paths, STAGES)
+    audit = audit_book(space, book)
+    if has_ledger(machine, paths):
+        _stores(audit, book, machine, mlflow=mlflow)
+    if train:
+        audit.look(f"{train} trials trained again", lambda: _trained(book, machine, train))
+    if measure:
+        audit.look("the weights, measured again", lambda: _measured(book, machine))
+    return audit
+
+
+def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None:
+    from pipeline.study.patience import PATIENCE_SECONDS
+    from pipeline.study.reading import reading
+
+    with reading(machine, book.paths, PATIENCE_SECONDS) as ledger:
+        audit.look("ledger", lambda: stores.findings(book, ledger))
+        if mlflow and machine.tracking != "none":
+            audit.look("MLflow", lambda: _mlflow(book, machine, ledger))
+
+
+def _mlflow(book: Book, machine: Machine, ledger: object) -> Iterator[str]:
+    from pipeline.sync.sweep import Sweep
+    from pipeline.tracking.compare import differences
+    from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
+
+    be_patient()
+    runs = Sweep(book.space, book.paths, ledger).changes()  # type: ignore[arg-type]
+    try:
+        yield from differences(store_of(machine, book.paths).uri, book.space.name, runs)[1]
+    except MirrorUnavailable as error:
+        raise UserError(f"{error}: leave it out with --no-mlflow") from None
+
+
+def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:
+    from pipeline.work.reproduce import train_again
+    from pipeline.work.trainings import Trainer
+
+    trials = [trial for trial in book.trials if trial.curve]
+    chosen = random.Random(derive_seed(book.study.id, "verify"))
+    trainer = Trainer(book.space, book.paths, machine.device)
+    for trial in chosen.sample(trials, min(count, len(trials))):
+        said = train_again(trainer, book.study, trial)
+        if "identical" not in said:
+            yield f"search/study.json: {said}"
+
+
+def _measured(book: Book, machine: Machine) -> Iterator[str]:
+    import numpy as np
+
+    from pipeline.data.prepared import load_images
+    from pipeline.stages.evaluate import measured
+    from pipeline.study.identity import changes
+    from pipeline.vae.process import prepare_process
+    from pipeline.work.weights import image_by_image
+
+    assert book.measured is not None
+    prepare_process()
+    weights = sorted(book.paths.retrain.glob("seeds/seed-*.safetensors"), key=lambda p: int(
+        p.stem.removeprefix("seed-")))  # fmt: skip
+    validation = load_images(book.paths.prepare, "validation")
+    again = image_by_image(weights, book.config, validation)
+    stated = book.measured[book.winner["candidate"], : len(weights)]  # others may have more seeds
+    if len(stated) != len(weights) or not np.allclose(again, stated, rtol=1e-5):
+        yield "retrain/measured.npy: is not what the winner's weights give"
+    if "evaluate" in book.records:
+        for change in changes(book.metrics, measured(book.space, machine, book.paths)):
+            yield f"evaluate/metrics.json: {change} by the weights"

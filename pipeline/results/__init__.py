@@ -1,0 +1,1 @@
+"""The words in which results are stored and told: states, kinds of studies, keys of records."""

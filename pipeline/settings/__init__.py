@@ -1,0 +1,1 @@
+"""What a person writes: search_spaces/NAME.yaml and machine.yaml, validated, as objects."""

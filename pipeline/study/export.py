@@ -1,0 +1,162 @@
+"""A search as a real Optuna study, for its dashboard, its plots and whatever else reads one."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.results.keys import PARTS
+from pipeline.results.states import State
+from pipeline.seeds import digest
+from pipeline.settings.hyperparameters import Choices, Domain, Value
+from pipeline.settings.space import Space
+from pipeline.study.propose import distribution
+from pipeline.study.rows import Trial
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+OURS = "pipeline_study"  # of a study: this program's name of it
+VERSIONS = "version_info"  # a table that every storage of Optuna's has
+MARK = "pipeline_record"  # of a trial: the digest of what was exported
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` did: how many trials are there, and how many of them it has written."""
+
+    study: str
+    trials: int
+    written: int
+
+
+def export(space: Space, study: str, trials: Sequence[Trial], url: str) -> Exported:
+    """Writes the trials that have ended into a study of that name in Optuna's storage `url`.
+
+    Given again, it adds what is new. Optuna's finished trials cannot be changed: where one of ours
+    went on from its rung since, the study is written anew. Raises UserError for a storage that does
+    not answer and for a study of that name that was not exported.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    frozen = [_frozen(space, trial) for trial in trials if trial.state != State.RUNNING]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        _check_holds_nothing_else(space, url)
+        storage = optuna.storages.RDBStorage(url)
+        target = _open(space, study, storage)
+        there = [trial.user_attrs.get(MARK) for trial in target.get_trials(deepcopy=False)]
+        marks = [trial.user_attrs[MARK] for trial in frozen]
+        if there != marks[: len(there)]:
+            optuna.delete_study(study_name=study, storage=storage)
+            target, there = _open(space, study, storage), []
+        for trial in frozen[len(there) :]:
+            target.add_trial(trial)
+        storage.remove_session()
+    except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"export {space.name}: Optuna's storage does not take it ({said}): give a URL of"
+            " SQLAlchemy, such as sqlite:///optuna.db"
+        ) from None
+    return Exported(study, len(frozen), len(frozen) - len(there))
+
+
+def _check_holds_nothing_else(space: Space, url: str) -> None:
+    """Optuna would add its tables to any database, and it calls two as the ledger does."""
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    tables = set(sa.inspect(engine).get_table_names())
+    if tables and VERSIONS not in tables:
+        raise UserError(
+            f"export {space.name}: the database holds tables that are not Optuna's"
+            f" ({', '.join(sorted(tables)[:3])}): give one of its own, such as sqlite:///optuna.db"
+        )
+
+
+def _open(space: Space, study: str, storage: Any) -> optuna.Study:
+    import optuna
+
+    known = study in optuna.get_all_study_names(storage)
+    objectives = space.search.objectives
+    target = optuna.create_study(
+        storage=storage,
+        study_name=study,
+        directions=["minimize"] * len(objectives),
+        load_if_exists=True,
+    )
+    if known and target.user_attrs.get(OURS) != study:
+        raise UserError(
+            f"export {space.name}: the storage has a study {study} that was not exported: choose"
+            " another storage"
+        )
+    if not known:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            target.set_metric_names([*objectives])
+        target.set_user_attr(OURS, study)
+        target.set_user_attr("sweep", space.name)
+    return target
+
+
+def _frozen(space: Space, trial: Trial) -> FrozenTrial:
+    """A paused trial is one that was pruned at its rung: its NELBO there is its last value."""
+    import optuna
+
+    objectives = space.search.objectives
+    result = trial.result or {}
+    chosen = trial.parameters or {}
+    searched = {name: space.searched[name] for name in chosen if name in space.searched}
+    curve = {record["epoch"]: record[objectives[0]] for record in trial.curve}
+    two = len(objectives) == 2  # Optuna has no intermediate values of two objectives
+    state = {
+        State.COMPLETE: optuna.trial.TrialState.COMPLETE,
+        State.FAILED: optuna.trial.TrialState.FAIL,
+    }.get(trial.state, optuna.trial.TrialState.PRUNED)
+    attributes = {
+        "number": trial.number,
+        "state": str(trial.state),
+        **{name: result[name] for name in (*PARTS, "best_epoch", "weights") if name in result},
+        **({"reason": trial.reason.splitlines()[0]} if trial.reason else {}),
+    }
+    made = optuna.trial.create_trial(
+        state=state,
+        values=[result[name] for name in objectives] if trial.result else None,
+        params={name: _shown(domain, chosen[name]) for name, domain in searched.items()},
+        distributions={name: _distribution(domain) for name, domain in searched.items()},
+        intermediate_values={} if two else curve,
+        user_attrs={**attributes, MARK: digest([attributes, chosen, curve])},
+    )
+    made.datetime_start = _time(trial.started_ms)
+    made.datetime_complete = _time(trial.finished_ms or trial.started_ms)
+    return made
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    import optuna
+
+    if isinstance(domain, Choices):
+        return optuna.distributions.CategoricalDistribution(
+            [_shown(domain, choice) for choice in domain.choices]
+        )
+    made: BaseDistribution = distribution(domain)
+    return made
+
+
+def _shown(domain: Domain, value: Value) -> Any:
+    """Optuna stores no lists."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _time(milliseconds: int) -> datetime:
+    """Optuna's are local and naive."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).astimezone().replace(tzinfo=None)

@@ -1,0 +1,101 @@
+"""What a search will take, told by playing it with values that are drawn at random.
+
+Who goes on at a rung depends on the values, but hardly how many do; so a search whose settings and
+values are drawn at random takes about as many epochs as a real one. Nothing is trained, and the
+answer is always the same.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from pipeline.results.states import State
+from pipeline.seeds import derive_seed
+from pipeline.settings.hyperparameters import Value
+from pipeline.settings.space import Space
+from pipeline.study.limits import within
+from pipeline.study.plan import Planner, Step
+from pipeline.study.propose import Proposer
+from pipeline.study.rows import Part
+
+PLAYED = 200  # trials, of one long search or of several short ones
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of a whole search in which nothing fails, is pruned or stops early."""
+
+    epochs: int
+    cost: float  # as `pipeline.vae.cost` counts; that of an epoch is 1 if no shape was given
+
+
+def forecast(space: Space, shape: Shape | None = None, images: int = 0) -> Forecast:
+    """Plays the search; for images (C, H, W), so many of them to train on, also what it costs.
+
+    What is told is the mean of several plays, since the order of the values matters in short ones.
+    """
+    search = space.search
+    if not space.searched:
+        return Forecast(0, 0.0)
+    trials = min(search.trials, PLAYED)
+    plays, share = max(1, PLAYED // trials // 2), search.trials / trials
+    total = search.total_epochs and max(search.epochs, round(search.total_epochs / share))
+    shorter = {"trials": trials, "total_epochs": total, "stop": None}
+    space = space.model_copy(update={"search": search.model_copy(update=shorter)})
+    drawing = search.model_copy(update={"sampler": "random", "random_share": 0.0})
+    proposer = Proposer(space.searched, drawing, *([within(space, shape)] if shape else []))
+    drawn: list[tuple[dict[str, Value], int]] = []  # by trial: its parameters, an epoch's cost
+    played: list[Part] = []
+    for play in range(plays):
+        planner = Planner(space)
+        while step := planner.next():
+            if step.trial == len(drawn):
+                chosen = proposer.propose(planner)
+                drawn.append((chosen, _cost(space, chosen, shape, images)))
+            planner.update([_ended(space, planner, step, *drawn[step.trial], play)])
+        played += planner.parts
+    epochs = sum(part.epochs - part.since for part in played)
+    cost = sum((part.epochs - part.since) * part.cost for part in played)
+    return Forecast(round(share * epochs / plays), share * cost / plays)
+
+
+def _ended(
+    space: Space, planner: Planner, step: Step, chosen: dict[str, Value], cost: int, play: int
+) -> Part:
+    """The next part, trained up to its rung."""
+    until = planner.first_pause(chosen) if step.is_new else step.until
+    value = random.Random(derive_seed("forecast", play, step.trial)).random()
+    return Part(
+        study="",
+        number=step.number,
+        trial=step.trial,
+        since=step.since,
+        until=until,
+        starts=step.place.starts,
+        follows=step.place.follows,
+        cost=cost,
+        epochs=until,
+        state=State.COMPLETE if until >= space.search.epochs else State.PAUSED,
+        parameters=chosen,
+        curve=[],
+        result={"nelbo_nats": value, "kl_nats": value, "recon_nats": 0.0},
+        reason=None,
+        meta={},
+        owner=None,
+        expires=0.0,
+        strikes=0,
+        started_ms=0,
+        finished_ms=None,
+    )
+
+
+def _cost(space: Space, chosen: dict[str, Value], shape: Shape | None, images: int) -> int:
+    if shape is None:
+        return 1
+    from pipeline.vae.cost import epoch_cost
+    from pipeline.vae.setting import read_setting
+
+    return epoch_cost(read_setting(space.record(chosen)), shape, images)

@@ -1,0 +1,89 @@
+"""The ledger for commands that only look: they change no file and need no right to write."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.paths import Paths
+from pipeline.settings.machine import Machine
+from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.patience import PATIENCE_SECONDS
+
+LOOKING_SECONDS = 2.0  # who only looks is told soon, in one line, that there is nothing to see
+
+
+@contextmanager
+def reading(machine: Machine, paths: Paths, patience: float = LOOKING_SECONDS) -> Iterator[Ledger]:
+    """The ledger, or what it holds now where it may not be written; an empty one if there is none.
+
+    `patience` in seconds is for a storage that is away. Raises UserError if it cannot be read.
+    """
+    file = paths.ledger
+    may_write = _writable(file) and _writable(file.parent)
+    if machine.storage or (may_write and has_ledger(machine, paths)):
+        ledger = Ledger(storage_url(machine, paths), patience=patience)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, file.name)
+        if has_ledger(machine, paths):
+            _copy(file, copy)
+        ledger = Ledger(f"sqlite:///{copy}")
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def working(machine: Machine, paths: Paths) -> Iterator[Ledger]:
+    """The ledger, to be changed; if there is none, an empty one that nobody sees.
+
+    Commands that begin no study would otherwise make one. Raises UserError where the state is not
+    mounted.
+    """
+    if not has_ledger(machine, paths):
+        if paths.state.is_symlink() and not paths.state.exists():
+            raise UserError(
+                f"{paths.state} is a link that leads nowhere: mount its target or drop it"
+            )
+        with reading(machine, paths) as nothing:
+            yield nothing
+        return
+    ledger = Ledger(storage_url(machine, paths), patience=PATIENCE_SECONDS)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def has_ledger(machine: Machine, paths: Paths) -> bool:
+    """Whether there is one: to open what is not there, or is an empty file, makes one."""
+    return bool(machine.storage) or (paths.ledger.exists() and paths.ledger.stat().st_size > 0)
+
+
+def _writable(path: Path) -> bool:
+    effective = os.access in os.supports_effective_ids  # whose rights opening a file goes by
+    return path.exists() and os.access(path, os.W_OK, effective_ids=effective)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """A whole copy, of the moment, of an SQLite database that others may be writing."""
+    # What nobody has open has no shared memory, and SQLite may not make it here: then the file is
+    # whole and stands still.
+    standing = "" if Path(f"{file}-shm").exists() else "&immutable=1"
+    try:
+        uri = f"{file.absolute().as_uri()}?mode=ro{standing}"
+        with closing(sqlite3.connect(uri, uri=True)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+    except sqlite3.Error as error:
+        raise UserError(f"the ledger {file} cannot be read ({error}): ask its owner") from None

@@ -1,0 +1,85 @@
+"""A study as a file: all that its proposals, prunings and ranking follow from, without times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json, write_text
+from pipeline.results.keys import TIMES
+from pipeline.settings.space import Space
+from pipeline.study.identity import Study
+from pipeline.study.rows import Part, Trial
+
+PLACE = ("trial", "since", "until", "starts", "follows", "cost")  # of a part of a search
+
+
+def write_studies(path: Path, studies: Sequence[tuple[Study, Sequence[Part | Trial]]]) -> None:
+    """Writes studies with their parts or runs, a line each, so that two files can be compared."""
+    blocks = []
+    for study, parts in studies:
+        head = json.dumps({"study": study.id, "kind": study.kind, "spec": study.spec})
+        lines = ",\n".join(json.dumps(part_record(part)) for part in parts)
+        blocks.append(f'{head[:-1]}, "trials": [\n{lines}\n]}}')
+    write_text(path, "[" + ",\n".join(blocks) + "]\n")
+
+
+def read_studies(path: Path) -> list[dict[str, Any]]:
+    """What `write_studies` has written: study, kind, spec and trials of each."""
+    studies: list[dict[str, Any]] = read_json(path)
+    return studies
+
+
+def part_record(part: Part | Trial) -> dict[str, Any]:
+    """What a part or a run has come to: no times, no hosts, of a reason its first line."""
+    place = {name: getattr(part, name) for name in PLACE if isinstance(part, Part)}
+    record: dict[str, Any] = {
+        "number": part.number,
+        **place,
+        "state": part.state,
+        "parameters": part.parameters,
+        "result": part.result,
+        "reason": part.reason.splitlines()[0] if part.reason else None,
+        "curve": [
+            {key: value for key, value in epoch.items() if key not in TIMES} for epoch in part.curve
+        ],
+    }
+    if "arithmetic" in part.meta:
+        record["arithmetic"] = part.meta["arithmetic"]
+    return record
+
+
+def recorded_part(study: str, record: dict[str, Any]) -> Part:
+    """The part that `part_record` was made from, as far as the record goes."""
+    return Part(
+        study=study,
+        number=record["number"],
+        trial=record.get("trial", record["number"]),
+        since=record.get("since", 0),
+        until=record.get("until", 0),
+        starts=record.get("starts", 0),
+        follows=record.get("follows"),
+        cost=record.get("cost", 0),
+        epochs=len(record["curve"]),
+        state=record["state"],
+        parameters=record["parameters"],
+        curve=record["curve"],
+        result=record["result"],
+        reason=record["reason"],
+        meta={"arithmetic": record["arithmetic"]} if "arithmetic" in record else {},
+        owner=None,
+        expires=0.0,
+        strikes=0,
+        started_ms=0,
+        finished_ms=None,
+    )
+
+
+def left_out(space: Space) -> dict[str, Any]:
+    """The sections and budgets that the identity of a study leaves out, to be kept beside it."""
+    budgets = space.search.model_dump(include={"trials", "total_epochs", "stop", "fallback"})
+    later = {name: getattr(space, name).model_dump() for name in ("retrain", "evaluate", "render")}
+    # A data set with test images of its own takes no `test`, so what was not written is not said.
+    return {"data": space.data.model_dump(exclude_unset=True), **later, "search": budgets}

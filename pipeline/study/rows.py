@@ -1,0 +1,171 @@
+"""The ledger's rows as objects, and the statements that are not of one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.results.states import State
+from pipeline.settings.hyperparameters import Value
+from pipeline.study.claim import Lease
+from pipeline.study.schema import TRIALS, WEIGHTS
+from pipeline.study.storage import is_sqlite
+
+Mark = tuple[int, str, int]  # of a trial: tokens of its parts, state, most epochs ever reported
+Record = dict[str, Any]  # one epoch: epoch, nelbo_nats, recon_nats, kl_nats, ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of the ledger: a trial's training from the epoch `since` to `until`.
+
+    It has one for each rung that it went on from, and one more.
+    The curve is that of the whole training so far.
+    """
+
+    study: str
+    number: int
+    trial: int
+    since: int
+    until: int  # 0: the last epoch of the study
+    starts: int  # on the virtual clock
+    follows: int | None  # the part whose end it began at
+    cost: int  # of an epoch, on the virtual clock
+    epochs: int  # most ever reported
+    state: State
+    parameters: dict[str, Value] | None
+    curve: list[Record]
+    result: Record | None
+    reason: str | None
+    meta: dict[str, Any]
+    owner: str | None
+    expires: float
+    strikes: int
+    started_ms: int
+    finished_ms: int | None
+
+    @property
+    def ends(self) -> int:
+        """When it ends on the virtual clock, or while it is worked on the earliest that it can.
+
+        One at work is in an epoch that is not reported, for its last one is so with its end. Where
+        a training has failed, and after which one it was pruned, an epoch is counted likewise.
+        """
+        whole = 0 < self.until <= self.epochs
+        begun = self.state in (State.RUNNING, State.PRUNED)
+        begun = begun or (self.state == State.FAILED and not whole)
+        return self.starts + (self.epochs - self.since + begun) * self.cost
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training of a study with all that its parts have come to."""
+
+    study: str
+    number: int
+    state: State
+    parameters: dict[str, Value] | None
+    curve: list[Record]
+    result: Record | None
+    reason: str | None
+    meta: dict[str, Any]
+    owner: str | None
+    expires: float
+    strikes: int
+    started_ms: int
+    finished_ms: int | None
+    earlier: tuple[dict[str, Any], ...] = ()  # the `meta` of its parts before the last
+
+    @property
+    def metas(self) -> tuple[dict[str, Any], ...]:
+        """Of all its parts: they may have been computed on unlike machines."""
+        return (*self.earlier, self.meta)
+
+
+def insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
+    """Inserts unless another host was faster."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = sqlite if is_sqlite(db) else postgresql
+    db.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
+
+
+def is_recorded(db: sa.Connection, this: Any, token: int, values: dict[str, Any]) -> bool:
+    """Whether a trial ended under this token and with these very values: the same end again."""
+    row = db.execute(sa.select(TRIALS).where(this, TRIALS.c.token == token)).mappings().first()
+    return row is not None and all(row[name] == value for name, value in values.items())
+
+
+def leave_files(db: sa.Connection, lease: Lease, files: dict[str, bytes]) -> None:
+    """Stores the weights of a trial, which are the same whoever has made them."""
+    this = {"study": lease.study, "number": lease.trial}
+    for file, content in files.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        insert_once(db, WEIGHTS, {**this, "file": file, "sha256": sha256, "content": content})
+
+
+def part_of(row: Any) -> Part:
+    """A row of the table as an object."""
+    return Part(
+        study=row.study,
+        number=row.number,
+        trial=row.trial,
+        since=row.since,
+        until=row.until or 0,
+        starts=row.starts,
+        follows=row.follows,
+        cost=row.cost,
+        epochs=row.epochs,
+        state=State(row.state),
+        parameters=json.loads(row.parameters) if row.parameters else None,
+        curve=json.loads(row.curve),
+        result=json.loads(row.result) if row.result else None,
+        reason=row.reason,
+        meta=json.loads(row.meta),
+        owner=row.owner,
+        expires=row.expires,
+        strikes=row.strikes,
+        started_ms=row.started_ms,
+        finished_ms=row.finished_ms,
+    )
+
+
+def trials_of(parts: Iterable[Part]) -> list[Trial]:
+    """The trials of parts in order: each is what its last part has come to.
+
+    One that has gone on from a rung keeps its result there until the next part has ended.
+    """
+    first: dict[int, Part] = {}
+    last: dict[int, Part] = {}
+    earlier: dict[int, tuple[dict[str, Any], ...]] = {}
+    for part in parts:
+        first.setdefault(part.trial, part)
+        before = last.get(part.trial)
+        earlier[part.trial] = (*earlier[part.trial], before.meta) if before else ()
+        if part.state == State.RUNNING and part.trial in last:
+            part = replace(part, result=last[part.trial].result)
+        last[part.trial] = part
+    return [
+        Trial(
+            study=part.study,
+            number=number,
+            state=part.state,
+            parameters=part.parameters,
+            curve=part.curve,
+            result=part.result,
+            reason=part.reason,
+            meta=part.meta,
+            owner=part.owner,
+            expires=part.expires,
+            strikes=part.strikes,
+            started_ms=first[number].started_ms,
+            finished_ms=part.finished_ms,
+            earlier=earlier[number],
+        )
+        for number, part in sorted(last.items())
+    ]

@@ -1,0 +1,237 @@
+"""When MLflow learns of a sweep: live from a process of its own, and on demand.
+
+No trial and no stage ever waits for MLflow: while it is away, or without it, the ledger and the
+outputs hold everything, and the next sync sends what is missing.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import UserError, of_the_disk
+from pipeline.paths import Paths
+from pipeline.results.states import Kind
+from pipeline.settings.machine import Machine
+from pipeline.settings.snapshot import read
+from pipeline.settings.space import Space, load_space, space_names
+from pipeline.study.budget import as_made
+from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.patience import AWAY, StorageAway
+from pipeline.study.reading import working
+from pipeline.sync.champion import register_winner, save_winner
+from pipeline.sync.sweep import Sweep
+from pipeline.sync.system import Sampler
+from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.run import Run
+from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
+
+SHORTEST_SECONDS = 2.0  # between two looks at the ledger
+LONGEST_SECONDS = 10.0
+SHARE = 0.005  # of a core for following a sweep, as far as LONGEST_SECONDS allows
+CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
+STOP_SECONDS = 10.0  # the mirror has to save how far it came
+
+
+def sync_all(root: Path, machine: Machine, name: str | None, *, rebuild: bool) -> Iterator[str]:
+    """Brings MLflow up to date with one sweep or all that have begun; a line for each.
+
+    To `rebuild` is to send everything again, whatever the store is known to hold, and to bring back
+    what was deleted in MLflow. Raises UserError when MLflow takes no more.
+    """
+    be_patient()
+    with working(machine, Paths(root, "")) as ledger:
+        names = [name] if name else [n for n in space_names(root) if ledger.studies(n, Kind.SEARCH)]
+        spaces = [as_made(load_space(root, each), Paths(root, each)) for each in names]
+        begun = [space for space in spaces if ledger.studies(space.name, Kind.SEARCH)]
+        for space in begun:
+            try:
+                yield _sync(Sweep(space, Paths(root, space.name), ledger), machine, rebuild=rebuild)
+            except MirrorUnavailable as error:
+                raise UserError(f"{_behind(space.name, error)}, the same command goes on") from None
+    if not begun:
+        yield f"sync{f' {name}' if name else ''}: the ledger has no search: nothing to send"
+
+
+@contextmanager
+def following(
+    space: Space, machine: Machine, paths: Paths, done: str
+) -> Iterator[Callable[[str], None]]:
+    """Has a process of its own mirror the sweep while the block works.
+
+    Yields what to call with the name of each stage that ends; `done` is the last one that has ended
+    before.
+    """
+    if machine.tracking == "none":
+        yield lambda stage: None
+        return
+    argv = [sys.executable, "-m", "pipeline", "mirror", space.name]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        subprocess.Popen(  # in a session of its own: Ctrl-C is the command's to handle
+            argv,
+            stdin=subprocess.PIPE,
+            stderr=said,
+            cwd=paths.root,
+            start_new_session=True,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        told, known = process.stdin, ""
+        try:
+            _tell(told, done)
+            yield lambda stage: _tell(told, stage)
+        except (UserError, OSError) as error:
+            said_by_it = of_the_disk(error) if isinstance(error, OSError) else error
+            known = f"error: {said_by_it}"
+            raise
+        finally:
+            _finish(process, told, space.name)
+            _relay(said, known)
+
+
+def follow(root: Path, machine: Machine, name: str) -> None:
+    """Mirrors a sweep until standard input ends, then once more; says what that came to.
+
+    Every line of standard input is the name of a stage that has ended. SIGTERM ends it at once; it
+    then remembers what it has sent.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    paths = Paths(root, name)
+    space = read(paths)  # what the command works from, however the sweep's file is edited
+    command = _Command()
+    try:
+        ledger = _opened(storage_url(machine, paths), command)
+    except StorageAway as error:
+        print(_later(name, error), file=sys.stderr)
+        return
+    sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
+    mirror = Mirror(*store_of(machine, paths))
+    sampler, pause = Sampler(sweep.samples), SHORTEST_SECONDS
+    while not command.ended(pause):
+        sweep.done = command.done
+        began = time.process_time()
+        runs = _changes(sweep)
+        if sweep.active is not None:
+            sampler.sample(sweep.active)
+        if runs:
+            try:
+                mirror.sync(name, runs, sweep.views())
+            except MirrorUnavailable:
+                sweep.forget()  # the next look sends it all
+            pause = max((time.process_time() - began) / SHARE, SHORTEST_SECONDS)
+        else:
+            pause *= 2
+        pause = min(pause, LONGEST_SECONDS)
+    try:
+        last = ledger.impatient(SHORTEST_SECONDS)  # the command has waited, or waits for us
+        space = read(paths)  # whose budget a deadline may have chosen meanwhile
+        said = _sync(Sweep(space, paths, last, done=command.done), machine)
+    except (MirrorUnavailable, StorageAway) as error:
+        said = _later(name, error)
+    print(said, file=sys.stderr)
+
+
+def _opened(url: str, command: _Command) -> Ledger:
+    """Waits for the storage as long as the command does. Raises StorageAway."""
+    while True:
+        try:
+            return Ledger(url, patience=0.0)
+        except StorageAway:
+            if command.ended(SHORTEST_SECONDS):
+                raise
+
+
+def _changes(sweep: Sweep) -> list[Run]:
+    """What has moved; nothing while the storage is away."""
+    try:
+        return sweep.changes()
+    except StorageAway:
+        sweep.forget()  # half of a look is none
+        return []
+
+
+class _Command:
+    """What the command that started us says: which stage has ended, and its own end."""
+
+    def __init__(self) -> None:
+        self.done = "prepare"
+        self._news = threading.Event()
+        self._over = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ended(self, seconds: float) -> bool:
+        """Waits for that long or for news; True at the command's end."""
+        if self._news.wait(seconds):
+            self._news.clear()
+        return self._over
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self.done = line.strip()
+            self._news.set()
+        self._over = True
+        self._news.set()
+
+
+def _tell(told: IO[str], stage: str) -> None:
+    with suppress(BrokenPipeError):  # the mirror has failed and said why
+        told.write(f"{stage}\n")
+        told.flush()
+
+
+def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
+    """Waits for the last sync, though not for ever."""
+    with suppress(BrokenPipeError):
+        told.close()
+    try:
+        process.wait(CATCH_UP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        rest = f"`python -m pipeline sync {name}` sends the rest"
+        print(f"MLflow is behind: {rest}", file=sys.stderr)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        process.kill()
+
+
+def _relay(said: IO[str], known: str) -> None:
+    """Prints what a mirror has said, but not what its command is about to say."""
+    said.seek(0)
+    for line in said.read().splitlines():
+        if line != known and not (AWAY in known and AWAY in line):
+            print(line, file=sys.stderr)
+
+
+def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
+    """Sends what is missing, and the winner; what that came to. Raises MirrorUnavailable."""
+    name = sweep.space.name
+    store = store_of(machine, sweep.paths)
+    mirror = Mirror(*store)
+    save_winner(sweep)
+    if rebuild:
+        mirror.forget(name)
+    runs = sweep.changes()
+    report = mirror.sync(name, runs, sweep.views())
+    registered = register_winner(sweep, store.uri, report.run_ids)
+    return (
+        f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
+        f" {report.artifacts} artifacts sent{registered}"
+    )
+
+
+def _later(name: str, error: Exception) -> str:
+    return f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
+
+
+def _behind(name: str, error: Exception) -> str:
+    return f"sync {name}: {error}; nothing is lost"

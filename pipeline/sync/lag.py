@@ -1,0 +1,84 @@
+"""How far MLflow is behind a sweep, told from the mirror's cursor.
+
+Of a store in SQLite it is looked up whether it still is the one that the cursor speaks of; a server
+is not asked, so of one it is only said what was sent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pipeline.paths import Paths
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import Space
+from pipeline.study.ledger import Ledger, Mark
+from pipeline.sync.sweep import Sweep
+from pipeline.tracking.cursor import Log, Sent, load_cursor
+from pipeline.tracking.store import store_of
+
+
+def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
+    """What of a sweep is not in MLflow yet; empty if tracking is off or nothing has run."""
+    if machine.tracking == "none":
+        return ""
+    paths = Paths(root, space.name)
+    marks = Sweep(space, paths, ledger).marks()
+    if not marks:
+        return ""
+    store = store_of(machine, paths)
+    log = load_cursor(store.cursor).get(space.name)
+    asked = store.uri.startswith("sqlite:///")
+    if asked:
+        db = Path(store.uri.removeprefix("sqlite:///"))
+        if store.artifacts and (moved := _elsewhere(db, space.name, store.artifacts)):
+            return moved
+        if log and not _is_there(db, log):
+            log = None
+    runs, epochs = behind(marks, log.runs if log else {})
+    if not runs:
+        if asked:
+            return f"MLflow has all {len(marks)} runs of {space.name}"
+        return f"MLflow was sent all {len(marks)} runs of {space.name} (the server is not asked)"
+    return (
+        f"MLflow lacks {epochs} epochs, {runs} of {len(marks)} runs of {space.name} are not up to"
+        f" date: `python -m pipeline sync {space.name}`, unless the sweep is running"
+    )
+
+
+def _elsewhere(db: Path, name: str, artifacts: Path) -> str:
+    """What is to be done where the checkout was moved or copied: then `sync` refuses the store."""
+    found = _looked_up(db, "SELECT artifact_location FROM experiments WHERE name = ?", name)
+    if found is None or found[0] == (artifacts / name).as_uri():
+        return ""
+    return (
+        f"MLflow keeps the files of {name} in {found[0]}, where this checkout was: move it back, or"
+        f" move {db} away and give `python -m pipeline sync`, which builds it anew"
+    )
+
+
+def _is_there(db: Path, log: Log) -> bool:
+    """Whether the experiment that runs were sent to is still in the store."""
+    query = "SELECT creation_time FROM experiments WHERE experiment_id = ? AND lifecycle_stage = ?"
+    found = _looked_up(db, query, int(log.experiment_id), "active")
+    return found is not None and (found[0] or 0) == log.created_ms
+
+
+def _looked_up(db: Path, query: str, *values: str | int) -> tuple[Any, ...] | None:
+    """The first row; none of a store that was deleted, or is something else by now."""
+    try:
+        with closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True)) as store:
+            row: tuple[Any, ...] | None = store.execute(query, values).fetchone()
+    except sqlite3.Error:
+        return None
+    return row
+
+
+def behind(marks: dict[str, Mark], sent: dict[str, Sent]) -> tuple[int, int]:
+    """How many runs have moved since they were sent, and how many epochs these have gained."""
+    known = {key: sent[key].mark for key in marks if key in sent}
+    moved = {key: mark for key, mark in marks.items() if known.get(key) != list(mark)}
+    epochs = sum(max(mark[2] - (known.get(key) or (0, "", 0))[2], 0) for key, mark in moved.items())
+    return len(moved), epochs

@@ -1,0 +1,69 @@
+"""Whether the families in files of one's own are sound, at the settings that a space may try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.settings.hyperparameters import Choices, Domain, Value
+from pipeline.settings.own_family import own_families
+from pipeline.settings.space import Space
+from pipeline.study.propose import completed
+
+
+def check_families(space: Space, shape: tuple[int, int, int]) -> None:
+    """Raises UserError with the first fault, for images (C, H, W)."""
+    for line in family_faults(space, shape):
+        raise UserError(
+            f"{line}: correct it; `python -m pipeline check {space.name}` shows the rest"
+        )
+
+
+def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    """A line for each fault, with the first setting that shows it."""
+    if not space.sources:
+        return
+    from pipeline.vae.faults import find_fault
+
+    known = set()
+    for setting in _settings(space):
+        record = space.record(setting)
+        if not own_families([record["family"]]):
+            continue
+        fault = find_fault(record, shape)
+        kind = (record["family"], re.sub(r"[0-9]+", "", fault or ""))  # whatever the sizes
+        if fault is not None and kind not in known:
+            known.add(kind)
+            own = (name for name in space.kind.of_the_model() if _reads(space, record, name))
+            values = ", ".join(f"{name} {record[name]}" for name in own if name != "family")
+            yield f"{record['family']} ({values}): {fault}"
+
+
+def _reads(space: Space, record: dict[str, Any], name: str) -> bool:
+    return record["family"] in space.kind.readers.get(name, (record["family"],))
+
+
+def _settings(space: Space) -> Iterator[dict[str, Value]]:
+    """The centre and the ends of what builds a model: one by one, and all at once; none twice."""
+    names = [name for name in space.searched if name in space.kind.of_the_model()]
+    ends = {name: _ends(space.searched[name]) for name in names}
+    seen: list[dict[str, Value]] = []
+    for family in ends.get("family", [None]):
+        base = {} if family is None else {"family": family}
+        corners = [{name: ends[name][which] for name in names} for which in (0, -1)]
+        singly = [{name: end} for name in names for end in ends[name]]
+        for given in ({}, *corners, *singly):
+            setting = completed(space.searched, {**given, **base})
+            built = {name: setting.get(name) for name in names}
+            if built not in seen:
+                seen.append(built)
+                yield setting
+
+
+def _ends(domain: Domain) -> list[Value]:
+    if isinstance(domain, Choices):
+        return list(domain.choices)
+    ends = [domain.low, domain.high]
+    return [int(end) for end in ends] if domain.integer else ends

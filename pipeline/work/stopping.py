@@ -1,0 +1,94 @@
+"""What asks work to stop: a signal, the end of the `dvc` that started it, a deadline."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from pipeline.settings.deadline import now, shown
+from pipeline.study.patience import is_waiting
+
+PARENT_SECONDS = 0.25
+GRACE_SECONDS = 15.0  # for an epoch to end, of who is to be at an end before a deadline
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
+
+
+class Stop:
+    """The requests to stop so far."""
+
+    def __init__(self, until: datetime | None, late: Callable[[], bool] | None = None):
+        """`late` says that the share of the time is used up which this work has of a whole."""
+        self.signals: list[int] = []
+        self._twice = False  # a signal after the first request
+        self._until = until
+        self._share_is_over = late or (lambda: False)
+        self._over_since: float | None = None  # the share of the time; it stays so
+
+    def hear(self, number: int) -> None:
+        """Takes a signal. The deadline itself is no one's second request, whenever it passes.
+
+        Raises KeyboardInterrupt where nobody looks at it: while the storage is waited for.
+        """
+        self._twice = self._twice or self.asked
+        self.signals.append(number)
+        if is_waiting():
+            raise KeyboardInterrupt
+
+    @property
+    def asked(self) -> bool:
+        """Whether work should end after the current epochs."""
+        return bool(self.signals) or self._late or self._is_over
+
+    @property
+    def urgent(self) -> bool:
+        """Whether work should end at once: the stages that come after it need the time."""
+        over = self._over_since
+        return self._twice or (over is not None and time.monotonic() > over + GRACE_SECONDS)
+
+    @property
+    def reason(self) -> str:
+        """What has happened, to be followed by how far the work has come."""
+        if self.signals or not self._until:
+            return "interrupted"
+        return f"stopped at {shown(self._until)}, its time limit,"
+
+    @property
+    def _late(self) -> bool:
+        return self._until is not None and now() >= self._until
+
+    @property
+    def _is_over(self) -> bool:
+        if self._over_since is None and self._share_is_over():
+            self._over_since = time.monotonic()
+        return self._over_since is not None
+
+
+@contextmanager
+def stop_requests(until: datetime | None, late: Callable[[], bool] | None = None) -> Iterator[Stop]:
+    """Collects requests within the block. A hang-up that is ignored, as by nohup, remains so."""
+    stop, over = Stop(until, late), threading.Event()
+    before = {kind: signal.getsignal(kind) for kind in SIGNALS}
+    for kind, handler in before.items():
+        if kind != signal.SIGHUP or handler != signal.SIG_IGN:
+            signal.signal(kind, lambda number, _: stop.hear(number))
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_watch_parent, args=(os.getppid(), over), daemon=True).start()
+    try:
+        yield stop
+    finally:
+        over.set()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _watch_parent(parent: int, over: threading.Event) -> None:
+    """A killed dvc leaves its stage running; the next dvc would be a second writer."""
+    while not over.wait(PARENT_SECONDS):
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return

@@ -1,0 +1,34 @@
+"""Signals that tell a worker to leave, heard before anything heavy is imported."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+# TERM: kill, and what clusters send before the end. USR1, USR2: what they can be told to send.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Told:
+    """Whether a worker was told to leave; `then` is called when it is."""
+
+    def __init__(self) -> None:
+        self.leave = False
+        self.then: Callable[[], None] = lambda: None
+
+    def _hear(self, *_: object) -> None:
+        self.leave = True
+        self.then()
+        patience = sys.modules.get("pipeline.study.patience")  # late: it imports sqlalchemy
+        if patience and patience.is_waiting():  # nobody would look at it
+            raise KeyboardInterrupt
+
+
+def listen(*, alone: bool) -> Told:
+    """Hears from now on. Ctrl-C is a parent's to handle, unless the worker was started `alone`."""
+    told = Told()
+    for kind in SIGNALS:
+        signal.signal(kind, told._hear)
+    signal.signal(signal.SIGINT, told._hear if alone else signal.SIG_IGN)
+    return told

@@ -1,0 +1,271 @@
+"""The worker process: claims trials, trains them epoch by epoch, records them, until none is left.
+
+It is told what to do by a job, reads the prepared data once and lives for the whole study.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.files import write_text
+from pipeline.paths import Paths
+from pipeline.results.states import Kind, State
+from pipeline.settings.hyperparameters import Value
+from pipeline.settings.space import PRUNERS
+from pipeline.study.arithmetic import OtherArithmetic
+from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.heartbeat import Renewal
+from pipeline.study.identity import Study
+from pipeline.study.ledger import LeaseLost, Ledger
+from pipeline.study.limits import within
+from pipeline.study.numerics import of_proposals
+from pipeline.study.propose import Proposer
+from pipeline.study.prune import should_prune
+from pipeline.study.race import Ask
+from pipeline.study.rows import Record
+from pipeline.study.watch import Stage, Watch
+from pipeline.study.workers import CANCEL, PAUSE, Presence, look
+from pipeline.work.idling import Idling
+from pipeline.work.job import Job
+from pipeline.work.owners import owner_name
+from pipeline.work.trainings import Trainer, device_name
+from pipeline.work.trial import TrialRun
+
+if TYPE_CHECKING:
+    from pipeline.vae.training import Training
+
+INTERRUPTED = 130
+
+
+class Worker:
+    """Works on the search or the candidates of a job."""
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        root: Path,
+        device: str,
+        slot: int = 0,
+        only: str | None = None,
+        presence: Presence | None = None,
+    ):
+        """`root` is its checkout, `device` as in machine.yaml, `slot` its number among the workers
+        of this host; `only`, as STUDY/NUMBER, the one trial that it is to work on, while no other
+        worker of this host is there; `presence` where it is known as a worker."""
+        from pipeline.vae.process import arithmetic
+
+        self._job = job
+        self._owner = owner_name(os.getpid())
+        self._presence = presence or Presence(self._owner)
+        self._ledger = ledger.present(self._presence)
+        self._paths = Paths(root, job.space.name)
+        self._slot = slot
+        self._only = only
+        self._idle = Idling()
+        self.trainer = Trainer(job.space, self._paths, device, slot, alone=only is not None)
+        self._stage = Stage(self._ledger, job.studies, job.space)
+        rule = within(job.space, self.trainer.shape)
+        self._proposer = Proposer(job.space.searched, job.space.search, rule)
+        self._meta = {
+            **job.lineage,
+            "host": socket.gethostname(),
+            "device": device_name(self.trainer.device),
+            "arithmetic": {**arithmetic(self.trainer.device), **of_proposals()},
+        }
+        if source := self._meta.pop("source", None):  # large, and the same for every trial
+            for study in job.studies:
+                self._meta["source"] = self._ledger.keep_origin(study.id, source)
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Has it leave after the present epoch."""
+        self.stopping = True
+
+    def work(self) -> int:
+        """Until all trials are finished or it is cancelled (0), or it is told to stop (130)."""
+        while not self.stopping and self._presence.wish != CANCEL:
+            if self._presence.wish == PAUSE:
+                self._idle.wait(lambda: self.stopping)
+                look(self._ledger, self._presence)
+                continue
+            try:
+                claimed = self._claim()
+            except OtherArithmetic as error:
+                raise UserError(str(error)) from None
+            if claimed:
+                watch, lease = claimed
+                self._idle = Idling()
+                try:
+                    self._run(watch, lease)
+                except LeaseLost as error:
+                    print(f"left alone: {error}", file=sys.stderr, flush=True)
+                if self._leaves_trial:
+                    self._ledger.release(self._owner, blameless=True)
+                if self._only and not self._leaves_trial:
+                    return 0
+            elif self._only or self._stage.is_over:
+                return 0
+            else:
+                self._wait()
+        return INTERRUPTED if self.stopping else 0
+
+    @property
+    def _leaves_trial(self) -> bool:
+        """Whether it is to end its present trial after the epoch, and to give it back."""
+        return self.stopping or self._presence.wish is not None
+
+    def _wait(self) -> None:
+        """A while without work. What is wished of it, it learns from its leases otherwise."""
+        self._idle.wait(lambda: self.stopping)
+        if self._idle.is_unseen():
+            look(self._ledger, self._presence)
+
+    def _claim(self) -> tuple[Watch, Lease] | None:
+        self._stage.refresh()
+        if self._only:
+            study, _, number = self._only.rpartition("/")
+            (watch,) = (each for each in self._stage.watches if each.study.id == study)
+            lease = self._abandoned(watch, [int(number)])
+            return (watch, lease) if lease else None
+        if self._job.studies[0].kind == Kind.CANDIDATE:
+            return self._claim_run()
+        (watch,) = self._stage.watches
+        lease = self._abandoned(watch) or self._begin(watch)
+        return (watch, lease) if lease else None
+
+    def _claim_run(self) -> tuple[Watch, Lease] | None:
+        """A run that the race asks for, to begin it or go on with it."""
+        open_: dict[int, list[int]] = {}
+        for ask in self._stage.race.missing:
+            watch = self._stage.watches[ask.candidate]
+            last = watch.last.get(ask.seed)
+            if last is not None and last.state == State.RUNNING:
+                open_.setdefault(ask.candidate, []).append(last.number)
+            elif lease := self._begin_plan(watch, self._run_plan(watch, ask)):
+                return watch, lease
+        for candidate, numbers in open_.items():
+            watch = self._stage.watches[candidate]
+            if lease := self._abandoned(watch, numbers):
+                return watch, lease
+        return None
+
+    def _abandoned(self, watch: Watch, among: list[int] | None = None) -> Lease | None:
+        """A part, or one of these, whose worker is gone."""
+        return self._ledger.claim(
+            watch.study.id,
+            budget=watch.count,
+            owner=self._owner,
+            meta=self._meta,
+            among=among,
+            mixed=self._job.mixed_arithmetic,
+            runs=False,
+        )
+
+    def _begin(self, watch: Watch) -> Lease | None:
+        """The next part of a search; None: there is none by now."""
+        while plan := self._plan(watch):
+            lease = self._begin_plan(watch, plan)
+            watch.refresh()  # with this part, or that of who was faster
+            if lease:
+                return lease
+        return None
+
+    def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
+        """None: somebody was faster, or it no longer counts."""
+        who: dict[str, Any] = {"owner": self._owner, "meta": self._meta}
+        try:
+            mixed = self._job.mixed_arithmetic
+            return self._ledger.begin(watch.study.id, plan, **who, mixed=mixed)
+        except Reopened:
+            return None
+
+    def _run_plan(self, watch: Watch, ask: Ask) -> Plan:
+        """The next part of a candidate's run."""
+        before = watch.last.get(ask.seed)
+        curve = before.curve if before else []
+        return Plan(
+            number=watch.count,
+            trial=ask.seed,
+            since=len(curve),
+            until=ask.until,
+            starts=0,
+            follows=None,
+            cost=0,
+            parameters=self._job.candidates[watch.study.id],
+            curve=curve,
+            reopened=watch.reopened or 0,
+        )
+
+    def _plan(self, watch: Watch) -> Plan | None:
+        planner = watch.planner
+        step = planner.next()
+        if step is None:
+            return None
+        curve: list[Record] = []
+        if step.is_new:
+            chosen = self._proposer.propose(planner)
+            until, cost = planner.first_pause(chosen), self.trainer.cost(chosen)
+        else:
+            before = planner.latest(step.trial)
+            chosen, curve = before.parameters or {}, before.curve
+            until, cost = step.until, before.cost
+        return Plan(
+            number=step.number,
+            trial=step.trial,
+            since=step.since,
+            until=until,
+            starts=step.place.starts,
+            follows=step.place.follows,
+            cost=cost,
+            parameters=chosen,
+            curve=curve,
+            reopened=watch.reopened or 0,
+        )
+
+    def _run(self, watch: Watch, lease: Lease) -> None:
+        study = watch.study
+        write_text(
+            work_note(self._paths, self._job.studies, self._slot), f"{study.id}/{lease.number}"
+        )
+        with Renewal(self._ledger, lease) as renewal:
+            run = TrialRun(
+                self.trainer,
+                self._ledger,
+                study,
+                lease,
+                self._paths.trial(study.id, lease.trial),
+                lambda training: self._prunes(watch, lease.number, training),
+                self._meta,
+                shares=self._job.shares and study.kind == Kind.CANDIDATE,
+            )
+            run.run(self._parameters(study, lease), renewal, lambda: self._leaves_trial)
+
+    def _parameters(self, study: Study, lease: Lease) -> dict[str, Value]:
+        if lease.parameters is not None:
+            return lease.parameters
+        chosen = self._job.candidates[study.id]
+        self._ledger.propose(lease, chosen)
+        return chosen
+
+    def _prunes(self, watch: Watch, number: int, training: Training) -> bool:
+        """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""
+        search = self._job.space.search
+        if watch.study.kind != Kind.SEARCH or search.pruner not in PRUNERS or training.finished:
+            return False
+        return should_prune(
+            search,
+            [record["nelbo_nats"] for record in training.records],
+            watch.planner.curves(number),
+            training.first_epoch_that_counts,
+        )
+
+
+def work_note(paths: Paths, studies: list[Study], slot: int) -> Path:
+    """Where a worker notes the trial that it is at: it may be killed before it can say so."""
+    return paths.study(studies[0].id) / "logs" / f"worker-{slot}.trial"

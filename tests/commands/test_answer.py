@@ -1,0 +1,137 @@
+"""A deadline chooses the budget of a sweep: the outputs are those of that budget, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from worked import Worked
+
+from pipeline.paths import Paths
+from pipeline.results.states import Kind, State
+from pipeline.settings.deadline import now
+from pipeline.study.ledger import Ledger
+from pipeline.work.reserve import Reserve
+
+STAGES = ("settings", "prepare", "search", "retrain", "evaluate", "render")
+LATER = "2h"
+
+
+@pytest.fixture
+def tiny(worked: Worked, tmp_path: Path) -> Worked:
+    """The sweep that was worked through, asked for more of everything."""
+    tiny = worked.copy(tmp_path / "clone")
+    for section, key, value in (
+        ("search", "trials", 6),
+        ("retrain", "top", 2),
+        ("retrain", "seeds", 3),
+    ):
+        tiny.edit(section, key, value)
+    return tiny
+
+
+def outputs(sweep: Worked) -> dict[str, str]:
+    folders = tuple(f"runs/tiny/{stage}/" for stage in STAGES)
+    return {name: it for name, it in sweep.files().items() if name.startswith(folders)}
+
+
+def asked_for(tiny: Worked, root: Path, trials: int, top: int, seeds: int) -> dict[str, str]:
+    """The outputs of the same sweep whose file asks for that budget."""
+    other = tiny.copy(root)
+    other.edit("search", "trials", trials)
+    other.edit("retrain", "top", top)
+    other.edit("retrain", "seeds", seeds)
+    other.done("run", "tiny")
+    return outputs(other)
+
+
+def ended(tiny: Worked, kind: Kind) -> int:
+    ledger = Ledger(f"sqlite:///{Paths(tiny.root, 'tiny').ledger}")
+    try:
+        studies = ledger.studies("tiny", kind)
+        rows = [part for study in studies for part in ledger.parts(study)]
+        return sum(part.state != State.RUNNING for part in rows)
+    finally:
+        ledger.close()
+
+
+Closes = Callable[[str, Kind, int], None]
+
+
+@pytest.fixture
+def closes(tiny: Worked, monkeypatch: pytest.MonkeyPatch) -> Closes:
+    """Has a stage's share of the time be over when so many of all its parts or runs have ended."""
+
+    def closes(stage: str, kind: Kind, count: int) -> None:
+        over = lambda reserve: ended(tiny, kind) >= count  # noqa: E731
+        monkeypatch.setattr(Reserve, f"{stage}_is_over", over)
+
+    return closes
+
+
+@pytest.mark.slow
+def test_a_search_closes_with_what_has_ended(tiny: Worked, closes: Closes, tmp_path: Path) -> None:
+    closes("search", Kind.SEARCH, 4)  # one more than there were
+    code, out, err = tiny.give("run", "tiny", "--for", LATER)
+    assert code == 0, err
+    trials = ended(tiny, Kind.SEARCH)
+    assert 4 <= trials < 6
+    assert f"search tiny: closes with {trials} of 6 trials, to have an answer by" in err
+    assert "fresh seeds: mean" in out
+    asked = asked_for(tiny, tmp_path / "asked", trials, 2, 3)
+    assert outputs(tiny) == asked
+    for command in ("verify", "evaluate"):  # what is given by hand knows of it
+        tiny.done(command, "tiny")
+    assert outputs(tiny) == asked
+    _, said, _ = tiny.give("status", "tiny")
+    assert f"outputs of tiny: {trials} of 6 trials" in said.splitlines()
+
+    tiny.done("run", "tiny")  # goes on to all that is asked for
+    assert outputs(tiny) == asked_for(Worked(tmp_path / "asked"), tmp_path / "all", 6, 2, 3)
+    assert "outputs of tiny" not in tiny.give("status", "tiny")[1]
+
+
+@pytest.mark.slow
+def test_retraining_closes_with_whom_it_has(
+    tiny: Worked, closes: Closes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One candidate has its seeds while the other one has still long to go."""
+    tiny.edit("retrain", "rungs", [])
+    tiny.edit("retrain", "epochs", 60)
+    closes("search", Kind.SEARCH, 100)
+    over = lambda reserve: reserve.retrained() is not None  # noqa: E731
+    monkeypatch.setattr(Reserve, "retrain_is_over", over)
+    code, _, err = tiny.give("run", "tiny", "--for", LATER)
+    assert code == 0, err
+    (said,) = [line for line in err.splitlines() if "retrain tiny: closes with" in line]
+    top, _, seeds, _ = (int(word) for word in said.split() if word in "123")
+    assert (top, seeds) != (2, 3)
+    assert outputs(tiny) == asked_for(tiny, tmp_path / "asked", 6, top, seeds)
+
+
+def test_without_time_for_an_answer_that_of_before_stands(tiny: Worked) -> None:
+    before = outputs(tiny)
+    until = (now() + timedelta(seconds=-1)).isoformat()
+    code, out, err = tiny.give("run", "tiny", "--until", until)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1].endswith(
+        ": the time was up before the search could close; the winner and the report of before"
+        " stand; nothing is lost: the same command goes on"
+    )
+    assert outputs(tiny) == before
+
+
+@pytest.mark.slow
+def test_nor_if_retraining_has_not_come_far_enough(
+    tiny: Worked, closes: Closes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.edit("retrain", "epochs", 13)  # so that its runs are new ones
+    before = outputs(tiny)
+    closes("search", Kind.SEARCH, 4)
+    monkeypatch.setattr(Reserve, "retrain_is_over", lambda reserve: True)
+    code, _, err = tiny.give("run", "tiny", "--for", LATER)
+    assert code == 130
+    assert "the time was up before a candidate was retrained; the winner and the report of" in err
+    assert outputs(tiny) == before

@@ -1,0 +1,93 @@
+"""`worker`, `cancel`, `pause` and `resume`, as people give them, with real processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crews import ROOT, Sweep, children, eventually, no_one_left, pid_of
+from surroundings import ARITHMETIC
+
+from pipeline.study.workers import PAUSE, workers
+
+SLOW = """import sys
+if "worker" in sys.orig_argv:
+    import time
+    from pipeline.vae.training import Training
+    run_epoch = Training.run_epoch
+    def slow(training):
+        time.sleep(0.5)
+        return run_epoch(training)
+    Training.run_epoch = slow
+"""
+
+
+def give(made: Sweep, *command: str) -> subprocess.CompletedProcess[str]:
+    known = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **ARITHMETIC}
+    line = [sys.executable, "-m", "pipeline", *command]
+    return subprocess.run(line, cwd=made.root, env=known, capture_output=True, text=True)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> dict[str, str]:
+    """The environment of commands whose epochs take half a second."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    return {"PYTHONPATH": f"{tmp_path / 'slow'}:{ROOT}"}
+
+
+@pytest.mark.slow
+def test_workers_pause_go_on_and_leave_wherever_they_were_started(
+    tiny: Sweep, undisturbed: Sweep, slow: dict[str, str], tmp_path: Path
+) -> None:
+    """One belongs to the command, one was started by hand, in a checkout of its own."""
+    other = Sweep(tmp_path / "other", tiny.space, f"sqlite:///{tiny.paths.ledger}")
+    shutil.copytree(tiny.root, other.root)
+    with no_one_left(tiny.start("search", 1, **slow)) as command:
+        eventually(tiny.held, "a trial is in work")
+        assert "tiny: 1 worker told to pause after the epoch" in give(tiny, "pause", "tiny").stdout
+        eventually(lambda: not tiny.held(), "nobody holds a trial")
+        assert len(children(command.pid)) > 0
+        with no_one_left(other.start("worker", 1, **slow)) as by_hand:
+            ledger = tiny.ledger
+            eventually(lambda: len(workers(ledger, "tiny")) == 2, "the other one is there")
+            status = give(tiny, "status", "tiny").stdout
+            assert f"workers of tiny: 2: {PAUSE}d" in status
+            assert status.count("without work") == 2
+            assert give(tiny, "resume", "tiny").returncode == 0
+            held = eventually(lambda: len(tiny.held()) == 2 and tiny.held(), "both are at work")
+            assert by_hand.pid in {pid_of(trial) for trial in held}
+            assert give(tiny, "cancel", "tiny").returncode == 0
+            assert by_hand.wait() == 0
+            assert command.wait() == 130
+        assert "search tiny: cancelled with" in tiny.errors
+        assert tiny.held() == []
+        assert {row.code for row in workers(tiny.ledger, "tiny")} == {0}
+    with no_one_left(tiny.start("search", 1)) as again:
+        assert again.wait() == 0, tiny.errors
+    assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_sweep_without_a_study_has_nobody_to_tell(tiny: Sweep) -> None:
+    done = give(tiny, "pause", "tiny")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the ledger has no study of tiny: see `python -m pipeline status`\n"
+    )
+
+
+def test_a_worker_without_a_job_or_with_other_code_says_so(tiny: Sweep) -> None:
+    done = give(tiny, "worker", "tiny")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: worker: the storage has no job tiny: ")
+    job = tiny.worker()._job
+    job.lineage["code_sha256"] = "0" * 64
+    job.keep(tiny.ledger)
+    done = give(tiny, "worker", "tiny")
+    assert done.returncode == 2
+    assert f"the code of job {job.id} is another one than this checkout's" in done.stderr
+    (row,) = workers(tiny.ledger, "tiny")
+    assert (row.code, row.said) == (2, done.stderr.removeprefix("error: ").strip())

@@ -1,0 +1,30 @@
+"""The race of candidates in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drawn import a_space, write_sweep
+
+from pipeline.figures.inputs import read_inputs
+from pipeline.figures.report import statements
+from pipeline.files import read_json, write_json
+
+
+def test_the_report_shows_every_look_and_who_was_dropped(tmp_path: Path) -> None:
+    space = a_space()
+    paths = write_sweep(tmp_path, space, (1, 8, 8))
+    page = statements(space, read_inputs(paths, space.searched))["Candidates"]
+    assert "The race" in page
+    for figure in ("31.00", "1.25", "0.75", "0.50", "dropped"):
+        assert f">{figure}</td>" in page
+    assert "the 1 looks together in at most 2.5 %" in page
+
+
+def test_what_was_retrained_before_there_were_races_shows_none(tmp_path: Path) -> None:
+    space = a_space()
+    paths = write_sweep(tmp_path, space, (1, 8, 8))
+    winner = read_json(paths.winner)
+    del winner["race"]
+    write_json(paths.winner, winner)
+    assert "The race" not in statements(space, read_inputs(paths, space.searched))["Candidates"]

@@ -1,0 +1,117 @@
+"""A search as Optuna has it: its own functions read it, and say what ours say."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from studies import trial
+
+from pipeline.errors import UserError
+from pipeline.settings.space import Space, parse_space
+from pipeline.study.export import Exported, export
+from pipeline.study.ledger import Ledger
+from pipeline.study.rows import Trial
+
+STUDY = "tiny-0123456789ab"
+
+
+@pytest.fixture
+def space() -> Space:
+    raw: dict[str, Any] = {
+        "data": {"name": "digits"},
+        "parameters": {
+            "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+            "latent_dim": {"low": 8, "high": 32, "step": 8},
+            "hidden": {"choices": [[64, 32], [16]]},
+            "optimizer": {"choices": ["adam", "adamw"]},
+            "weight_decay": {"low": 1e-3, "high": 1e-2, "when": {"optimizer": "adamw"}},
+        },
+    }
+    return parse_space("tiny", raw, "tiny.yaml")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/optuna.db"
+
+
+def some(number: int, state: str, nelbo: float | None, **changes: Any) -> Trial:
+    parameters = {"lr": 1e-3 * (number + 1), "latent_dim": 8, "hidden": [16], "optimizer": "adam"}
+    curve = [{"epoch": epoch, "nelbo_nats": 30.0 - epoch} for epoch in (1, 2)]
+    result = None if nelbo is None else {"nelbo_nats": nelbo, "kl_nats": 3.0, "best_epoch": 2}
+    reason = "diverged in epoch 3" if state == "failed" else None
+    fields = {"parameters": parameters, "curve": curve, "result": result, "reason": reason}
+    return trial(number, **{"state": state, **fields, **changes})
+
+
+def test_optuna_reads_what_was_exported(space: Space, url: str) -> None:
+    trials = [
+        some(0, "complete", 25.0),
+        some(1, "paused", 28.0),
+        some(2, "failed", None),
+        some(3, "running", None),
+        some(4, "complete", 24.0, parameters={"lr": 5e-3, "latent_dim": 16, "hidden": [64, 32],
+                                              "optimizer": "adamw", "weight_decay": 2e-3}),
+    ]  # fmt: skip
+    assert export(space, STUDY, trials, url) == Exported(STUDY, 4, 4)
+    study = optuna.load_study(study_name=STUDY, storage=url)
+    assert [each.state.name for each in study.trials] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
+    assert [each.user_attrs["number"] for each in study.trials] == [0, 1, 2, 4]
+    assert study.best_value == 24.0
+    assert study.best_params["hidden"] == "[64, 32]"
+    assert study.best_params["weight_decay"] == 2e-3
+    assert study.trials[1].intermediate_values == {1: 29.0, 2: 28.0}
+    assert study.trials[1].user_attrs["state"] == "paused"
+    assert study.trials[2].user_attrs["reason"] == "diverged in epoch 3"
+    assert study.trials[0].distributions["lr"] == optuna.distributions.FloatDistribution(
+        1e-4, 1e-2, log=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few trials
+        assert "lr" in optuna.importance.get_param_importances(study)
+
+
+def test_again_it_adds_what_is_new_and_writes_anew_what_went_on(space: Space, url: str) -> None:
+    paused = [some(0, "complete", 25.0), some(1, "paused", 28.0)]
+    assert export(space, STUDY, paused, url).written == 2
+    assert export(space, STUDY, paused, url).written == 0
+    more = [*paused, some(2, "complete", 27.0)]
+    assert export(space, STUDY, more, url) == Exported(STUDY, 3, 1)
+    more[1] = some(1, "complete", 23.0)
+    assert export(space, STUDY, more, url) == Exported(STUDY, 3, 3)
+    study = optuna.load_study(study_name=STUDY, storage=url)
+    assert [each.value for each in study.trials] == [25.0, 23.0, 27.0]
+
+
+def test_a_study_that_is_somebody_elses_stays(space: Space, url: str) -> None:
+    optuna.create_study(study_name=STUDY, storage=url).add_trial(
+        optuna.trial.create_trial(value=1.0)
+    )
+    with pytest.raises(UserError, match="that was not exported: choose another storage"):
+        export(space, STUDY, [some(0, "complete", 25.0)], url)
+    assert optuna.load_study(study_name=STUDY, storage=url).best_value == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nonsense", "sqlite:////nowhere/at/all/optuna.db", "", "mysql://h/d"]
+)
+def test_a_storage_that_is_none_is_one_line(wrong: str, space: Space) -> None:
+    with pytest.raises(UserError, match="Optuna's storage does not take it") as raised:
+        export(space, STUDY, [some(0, "complete", 25.0)], wrong)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_database_of_something_else_is_left_alone(space: Space, tmp_path: Path) -> None:
+    """Such as the ledger, whose tables have names like Optuna's."""
+    file = tmp_path / "ledger.db"
+    ledger = Ledger(f"sqlite:///{file}")
+    ledger.open_study(STUDY, "tiny", "search", {})
+    ledger.close()
+    before = file.read_bytes()
+    with pytest.raises(UserError, match="holds tables that are not Optuna's"):
+        export(space, STUDY, [some(0, "complete", 25.0)], f"sqlite:///{file}")
+    assert file.read_bytes() == before

@@ -1,0 +1,69 @@
+"""Hand-made spaces and trials for tests of the stages' decisions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.settings.space import Space, parse_space
+from pipeline.study.claim import Plan
+from pipeline.study.ledger import Lease, Ledger
+from pipeline.study.rows import Part, Trial
+
+SPACE: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "parameters": {"beta": {"choices": [0.25, 1.0]}, "monitor": {"choices": ["total", "recon"]}},
+    "search": {"trials": 4, "epochs": 3, "parallelism": 2},
+    "retrain": {"top": 2, "seeds": 3, "epochs": 3},
+}
+
+
+def space(**sections: dict[str, Any]) -> Space:
+    """The sweep `tiny`, with these keys of its sections over the ones above."""
+    merged = {name: {**SPACE.get(name, {}), **keys} for name, keys in sections.items()}
+    return parse_space("tiny", {**SPACE, **merged}, "search_spaces/tiny.yaml")
+
+
+def record(epoch: int, recon: float, kl: float) -> dict[str, Any]:
+    """What an epoch leaves behind, as far as decisions read it."""
+    return {"epoch": epoch, "nelbo_nats": recon + kl, "recon_nats": recon, "kl_nats": kl}
+
+
+def trial(number: int, nelbo: float | None = None, **changes: Any) -> Trial:
+    """A trial that completed with this validation NELBO, or failed."""
+    result = None if nelbo is None else {"nelbo_nats": nelbo, "weights": 100}
+    fields: dict[str, Any] = {
+        "study": "tiny-0123456789ab",
+        "number": number,
+        "state": "complete" if result else "failed",
+        "parameters": {"beta": 1.0, "lr": number / 1000},
+        "curve": [],
+        "result": result,
+        "reason": None if result else "the training loss is not finite in epoch 1",
+        "meta": {},
+        "owner": None,
+        "expires": 0.0,
+        "strikes": 0,
+        "started_ms": 0,
+        "finished_ms": 1,
+    }
+    return Trial(**{**fields, **changes})
+
+
+def whole(trial: Trial, **changes: Any) -> Part:
+    """The one part of a trial that never paused."""
+    place = {"trial": trial.number, "since": 0, "until": 0, "starts": 0, "follows": None,
+             "cost": 1, "epochs": len(trial.curve)}  # fmt: skip
+    known = {name: value for name, value in asdict(trial).items() if name != "earlier"}
+    return Part(**{**known, **place, **changes})
+
+
+def begin(
+    ledger: Ledger, study: str, parameters: dict[str, Any], *, until: int, owner: str = "a/1/1"
+) -> Lease:
+    """A worker begins the next trial of a search, with these parameters."""
+    number = len(ledger.parts(study))
+    plan = Plan(number, number, 0, until, 0, None, 1, parameters, [], ledger.reopened(study))
+    lease = ledger.begin(study, plan, owner=owner, meta={})
+    assert lease
+    return lease

@@ -1,0 +1,73 @@
+"""The model of docs/model.md as a stranger has it, from its file to a champion that loads alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_models import EXAMPLE, FILE, space_of
+from test_pipeline import pipeline
+
+pytestmark = pytest.mark.slow
+
+
+def work(folder: Path, workers: int) -> dict[str, bytes]:
+    """All five stages by the command line; every output by name."""
+    space_of(folder, width={"low": 4, "high": 8, "step": 4}, latent_dim=3)
+    (folder / "machine.yaml").write_text(f"workers: {workers}\ndevice: cpu\n")
+    done = pipeline(folder, "run", "own")
+    assert done.returncode == 0, done.stderr
+    base = folder / "runs" / "own"
+    return {
+        str(path.relative_to(base)): path.read_bytes()
+        for path in sorted(base.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_one_file_becomes_a_champion_that_loads_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    outputs = work(folder, 1)
+    assert b"width" in outputs["render/report.html"]
+    assert work(tmp_path / "two", 2) == outputs
+    audited = pipeline(folder, "verify", "own", "--train", "1")
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    loads_alone(folder, tmp_path / "elsewhere")
+
+    study = next((folder / "runs" / "state" / "studies").glob("own-*")).name
+    (folder / FILE).write_text(EXAMPLE.replace("> 4:", "> 2:"))
+    refused = pipeline(folder, "reproduce", "own", "0", "--study", study)
+    assert refused.returncode == 2
+    assert f"study {study} is of {FILE} of SHA-256" in refused.stderr
+    stale = pipeline(folder, "evaluate", "own")
+    assert f"was made with model.sources.{FILE}.sha256" in stale.stderr
+    printed = pipeline(folder, "space", study, "--file", FILE)
+    assert printed.stdout == EXAMPLE
+
+
+def loads_alone(folder: Path, elsewhere: Path) -> None:
+    """A saved MLflow model in a process that has neither the checkout nor the file."""
+    retrain = folder / "runs" / "own" / "retrain"
+    save = "from pipeline.tracking.model import save_model; import sys; from pathlib import Path\n"
+    save += "save_model(*map(Path, sys.argv[1:]))\n"
+    files = [elsewhere / "model", retrain / "model.safetensors", retrain / "config.json"]
+    elsewhere.mkdir()
+    command = [sys.executable, "-c", save, *map(str, files)]
+    subprocess.run(command, cwd=elsewhere, check=True, capture_output=True)
+    code = (
+        "import mlflow, numpy, sys\n"
+        "model = mlflow.pyfunc.load_model('model')\n"
+        "numpy.save('out.npy', model.predict(None, params={'mode': 'generate', 'n': 2}))\n"
+        "print(sys.modules['pipeline'].__file__)\n"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=bare, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.endswith("/code/pipeline/__init__.py\n")
+    assert np.load(elsewhere / "out.npy").shape == (2, 1, 8, 8)

@@ -1,0 +1,170 @@
+"""The prepared views that each sync writes; what they look like, test_browser.py sees."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import Store, copy_db
+from sweeps import META, Desk
+
+from pipeline.paths import STAGES
+from pipeline.sync import shown
+from pipeline.sync.sweep import Sweep
+from pipeline.tracking.compare import differences
+from pipeline.tracking.store import store_of
+from pipeline.tracking.views import NOTE, SHARED, links, views_of
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A sweep that is finished."""
+    monkeypatch.setitem(META, "user", "ada")
+    desk = Desk(tmp_path)
+    desk.run_all_stages()
+    return desk
+
+
+@pytest.fixture
+def store(desk: Desk, empty_db: Path) -> Store:
+    copy_db(empty_db, desk.paths.mlflow_db)
+    return Store(*store_of(desk.machine, desk.paths), "tiny")
+
+
+def sync(desk: Desk, store: Store) -> None:
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    store.mirror().sync("tiny", sweep.changes(), sweep.views())
+
+
+def tags(store: Store) -> dict[str, str]:
+    found: dict[str, str] = store.client.get_experiment(store.experiment_id).tags
+    return found
+
+
+def state(value: str) -> dict[str, Any]:
+    """What MLflow's pages read in the tag of a view."""
+    kind, _, packed = json.loads(value)["state"].partition(";")
+    assert kind == "deflate"
+    found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return found
+
+
+def test_a_view_finds_its_runs_and_the_experiment_links_to_it(desk: Desk, store: Store) -> None:
+    sync(desk, store)
+    held = tags(store)
+    for key, count in {"trials": 2, "candidates": 2}.items():
+        view = state(held[SHARED + key])
+        order = [f"{view['orderByKey']} ASC"]
+        runs = store.client.search_runs([store.experiment_id], view["searchFilter"], order_by=order)
+        assert len(runs) == count
+        values = [run.data.metrics["best_nelbo_nats"] for run in runs]
+        assert values == sorted(values)
+        for link in links(held, store.experiment_id).values():
+            assert f"]({link})" in held[NOTE]
+            assert f"/{store.experiment_id}/" in link
+
+
+def test_nothing_is_written_twice(
+    desk: Desk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(desk, store)
+    before = tags(store)
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is there")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    sync(desk, store)
+    assert tags(store) == before
+
+
+def test_what_a_person_wrote_on_the_experiment_stays(desk: Desk, store: Store) -> None:
+    sync(desk, store)
+    links_alone = tags(store)[NOTE]
+    store.client.set_experiment_tag(store.experiment_id, NOTE, "My *sweep*.\nTwo lines.")
+    for _ in range(2):
+        sync(desk, store)
+        assert tags(store)[NOTE] == f"{links_alone}\n\nMy *sweep*.\nTwo lines."
+    earlier = "[trials](#/x?viewStateShareKey=trials)\n\nMine."
+    store.client.set_experiment_tag(store.experiment_id, NOTE, earlier)
+    sync(desk, store)
+    assert tags(store)[NOTE] == f"{links_alone}\n\nMine."
+
+
+def test_the_search_that_was_worked_on_last_is_shown(desk: Desk) -> None:
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    sweep.changes()
+    assert all(desk.study.id in view.runs for view in sweep.views())
+    desk.ledger.open_study("tiny-forked", "tiny", "search", desk.study.spec)
+    sweep.changes()
+    assert all(desk.study.id in view.runs for view in sweep.views())
+    lease = desk.ledger.claim("tiny-forked", budget=1, owner="a/1/1", meta=META)
+    assert lease
+    sweep.changes()
+    assert all("'tiny-forked'" in view.runs for view in sweep.views())
+
+
+def test_charts_have_the_logarithm_and_leave_out_what_not_every_trial_has() -> None:
+    searched: dict[str, dict[str, Any]] = {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "latent_dim": {"choices": [2, 6]},
+        "momentum": {"low": 0.0, "high": 0.9, "when": {"optimizer": "sgd"}},
+    }
+    view = state(views_of("tiny-1", searched, 0)[0].tag()[1])
+    charts = view["compareRunCharts"]
+    (parallel,) = (chart for chart in charts if chart["type"] == "PARALLEL")
+    assert parallel["selectedParams"] == ["log10_lr", "latent_dim"]
+    scattered = [chart["xaxis"]["key"] for chart in charts if chart["type"] == "SCATTER"]
+    assert scattered == ["log10_lr", "momentum"]
+    assert {"params.`lr`", "params.`momentum`"} <= set(view["selectedColumns"])
+
+
+def test_every_run_says_whose_it_is_of_what_and_from_where(desk: Desk, store: Store) -> None:
+    sync(desk, store)
+    runs = store.client.search_runs([store.experiment_id])
+    assert len(runs) == 5
+    for run in runs:
+        assert run.data.tags["mlflow.user"] == "ada"
+        assert run.data.tags["mlflow.source.name"] == "search_spaces/tiny.yaml"
+        assert run.data.tags["mlflow.source.type"] == "LOCAL"
+        assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+        (data,) = run.inputs.dataset_inputs
+        assert data.dataset.name == "digits"
+        if run.data.tags["kind"] != "study":
+            lr = float(run.data.params["lr"])
+            assert float(run.data.params["log10_lr"]) == pytest.approx(math.log10(lr), abs=1e-4)
+            bits = run.data.metrics["best_nelbo_nats"] / math.log(2) / 64
+            assert run.data.metrics["bits_per_dim"] == pytest.approx(bits)
+
+
+def test_runs_of_an_earlier_version_are_no_lie_and_are_completed(
+    desk: Desk, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(shown, "LOG10", {})
+        earlier.setattr("pipeline.sync.sweep.origin", lambda *_: {})
+        store.mirror().sync("tiny", sweep.changes())
+    sweep.forget()
+    runs = sweep.changes()
+    assert differences(store.uri, "tiny", runs) == (5, [])
+    sync(desk, store)
+    (trial, *_) = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'")
+    assert "log10_lr" in trial.data.params
+    assert differences(store.uri, "tiny", runs) == (5, [])
+
+
+def test_a_host_without_the_data_takes_no_figure_away(desk: Desk, store: Store) -> None:
+    sync(desk, store)
+    for stage in STAGES:
+        shutil.rmtree(desk.paths.stage(stage))
+    sync(desk, store)
+    for run in store.client.search_runs([store.experiment_id], "tags.kind = 'trial'"):
+        assert math.isfinite(run.data.metrics["bits_per_dim"])

@@ -1,0 +1,83 @@
+"""What `where` says of a run when the checkout has moved on, or its ledger is elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import yaml
+from recording import record_stages
+from records import copy_db
+from sweeps import Desk
+
+from pipeline.commands.where import where_text
+from pipeline.files import write_json
+from pipeline.sync.sweep import Sweep
+from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.store import store_of
+
+FILES = {"search": "study.json", "retrain": "runs.json"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A finished sweep whose dvc.lock is of its outputs."""
+    desk = Desk(tmp_path)
+    desk.run_all_stages()
+    for stage, study in (("search", desk.study), ("retrain", desk.candidate)):
+        write_json(desk.paths.stage(stage) / FILES[stage], [{"study": study.id, "trials": []}])
+    record_stages(desk.paths, desk.space, "search", "retrain", "evaluate", "render")
+    stages = {f"{stage}@tiny": {"outs": [_out(desk, stage)]} for stage in FILES}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    return desk
+
+
+def _out(desk: Desk, stage: str) -> dict[str, str]:
+    file = desk.paths.stage(stage) / FILES[stage]
+    path = str(file.relative_to(desk.root))
+    return {"path": path, "md5": hashlib.md5(file.read_bytes()).hexdigest()}
+
+
+@pytest.fixture
+def ids(desk: Desk, empty_db: Path) -> dict[str, str]:
+    """The sweep's runs in MLflow: of the study, of a trial, of a candidate."""
+    copy_db(empty_db, desk.paths.mlflow_db)
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    found = Mirror(*store_of(desk.machine, desk.paths)).sync("tiny", sweep.changes()).run_ids
+    study, candidate = sweep.key(desk.study.id), sweep.key(desk.candidate.id)
+    keys = {"study": study, "trial": f"{study}/00001", "candidate": f"{candidate}/00000"}
+    return {kind: found[key] for kind, key in keys.items()}
+
+
+def said(desk: Desk, run_id: str) -> dict[str, str]:
+    """The lines of `where` by their heading."""
+    text = where_text(desk.root, desk.machine, run_id).partition("\n\n")[0]
+    return {line[:12].strip(): line[12:] for line in text.splitlines()}
+
+
+def test_dvc_lock_is_quoted_for_its_own_study_alone(desk: Desk, ids: dict[str, str]) -> None:
+    stages = {"study": "search", "trial": "search", "candidate": "retrain"}
+    for kind, stage in stages.items():
+        out = _out(desk, stage)
+        shown = f"{stage}@tiny: {FILES[stage]} {out['md5']}"
+        assert said(desk, ids[kind])["dvc.lock"] == shown
+    for stage in FILES:  # given by hand since `dvc repro`, with other settings that leave the study
+        later = [{"study": study.id, "trials": [1]} for study in (desk.study, desk.candidate)]
+        write_json(desk.paths.stage(stage) / FILES[stage], later)
+    record_stages(desk.paths, desk.space, "search", "retrain", "evaluate", "render")
+    for kind, stage in stages.items():
+        other = f"{stage}@tiny is of other outputs than are here"
+        assert said(desk, ids[kind])["dvc.lock"].startswith(other)
+
+
+def test_a_run_whose_ledger_is_elsewhere(desk: Desk, ids: dict[str, str], tmp_path: Path) -> None:
+    assert said(desk, ids["study"])["git commit"] == "c0ffee, nothing uncommitted"
+    desk.ledger.close()
+    away = tmp_path / "away.db"
+    desk.paths.ledger.rename(away)
+    lines = said(desk, ids["study"])
+    for name in ("git commit", "code", "lock file", "made on"):
+        assert lines[name].startswith("not known: the ledger of this checkout has no trials")
+    assert said(desk, ids["trial"])["git commit"] == "c0ffee, nothing uncommitted"
+    assert not desk.paths.ledger.exists()

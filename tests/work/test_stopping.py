@@ -1,0 +1,45 @@
+"""What asks work to stop, with real signals: which request is the second one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from pipeline.settings.deadline import now
+from pipeline.work import stopping
+from pipeline.work.stopping import stop_requests
+
+
+@pytest.fixture
+def pass_deadline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the time that is two hours away be over."""
+    return lambda: monkeypatch.setattr(stopping, "now", lambda: now() + timedelta(hours=3))
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_deadline_after_ctrl_c_is_no_second_request(pass_deadline: Callable[[], None]) -> None:
+    with stop_requests(now() + timedelta(hours=2)) as stop:
+        assert not stop.asked
+        interrupt()
+        assert stop.asked
+        pass_deadline()
+        assert not stop.urgent
+        assert stop.reason == "interrupted"
+        interrupt()
+        assert stop.urgent
+
+
+def test_ctrl_c_after_the_deadline_is_one(pass_deadline: Callable[[], None]) -> None:
+    with stop_requests(now() + timedelta(hours=2)) as stop:
+        pass_deadline()
+        assert stop.asked
+        assert not stop.urgent
+        interrupt()
+        assert stop.urgent
