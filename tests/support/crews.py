@@ -19,7 +19,7 @@ import pytest
 import yaml
 from recording import record_stages
 from surroundings import ARITHMETIC
-from trainings import digits
+from trainings import TRAIN, VALIDATION, digits
 
 from pipeline.files import write_json
 from pipeline.paths import Paths
@@ -177,6 +177,7 @@ def make_sweep(root: Path, raw: dict[str, Any] = SPACE) -> Sweep:
     for split, images in zip(("train", "validation"), digits(), strict=True):
         np.save(made.paths.prepare / f"{split}_images.npy", images.numpy())
     manifest = {"sha256": DATA, "shape": [1, 8, 8], "data": "digits"}
+    manifest |= {"counts": {"train": TRAIN, "validation": VALIDATION}}
     write_json(made.paths.prepare / "manifest.json", manifest)
     record_stages(made.paths, made.space, "prepare")
     return made

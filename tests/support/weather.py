@@ -26,13 +26,10 @@ from typing import Any
 
 import psutil
 import psycopg
-from crews import ROOT, Sweep, make_sweep, sweep
+from crews import ROOT, make_sweep, sweep
 from postgres import Postgres
-from recording import record_stages
 from surroundings import ARITHMETIC
-from trainings import TRAIN, VALIDATION
 
-from pipeline.files import read_json, write_json
 from pipeline.study.claim import MAX_STRIKES
 
 sys.path.append(str(Path(__file__).parents[1] / "tracking"))
@@ -96,7 +93,7 @@ class Host:
     def __init__(
         self, root: Path, name: str, raw: dict[str, Any], storage: str, tracking: str, workers: int
     ):
-        self.made = with_counts(make_sweep(root, raw))
+        self.made = make_sweep(root, raw)
         self._workers = workers
         self.name, self._storage, self._tracking = name, storage, tracking
         inside = f"hostname {name} && echo up && exec cat"  # which ends with us, however we end
@@ -130,14 +127,6 @@ class Host:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._init.communicate()
-
-
-def with_counts(made: Sweep) -> Sweep:
-    """The manifest says how many images there are, which MLflow is told."""
-    path = made.paths.prepare / "manifest.json"
-    write_json(path, {**read_json(path), "counts": {"train": TRAIN, "validation": VALIDATION}})
-    record_stages(made.paths, made.space, "prepare")
-    return made
 
 
 def run_through(host: Host, stage: str, weather: Weather, strikes: Callable[[], int]) -> int:
@@ -191,7 +180,7 @@ def most_strikes(url: str) -> int:
 
 
 def outputs_of_a_calm_run(folder: Path, raw: dict[str, Any]) -> dict[str, bytes]:
-    made = with_counts(make_sweep(folder, raw))
+    made = make_sweep(folder, raw)
     for stage in STAGES:
         assert made.start(stage, 1).wait(LIMIT) == 0, made.errors
     return made.outputs(*STAGES)
