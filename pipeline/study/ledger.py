@@ -165,7 +165,7 @@ class Ledger:
     def created_ms(self, study: str) -> int:
         """When a study was opened: with its name, what tells it from the same one elsewhere."""
         query = sa.select(STUDIES.c.created_ms).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def marks(self, study: str) -> dict[int, Mark]:
         """What moves whenever a trial does, by number, in order. Reads no curve."""
@@ -331,7 +331,7 @@ class Ledger:
     def reopened(self, study: str) -> int:
         """How often a study was re-opened: what was read of it before no longer counts."""
         query = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def forget(self, study: str) -> None:
         """Deletes a study and its trials, unless somebody holds one of them."""

@@ -108,7 +108,8 @@ def version(db: sa.Connection) -> int:
     """Of the tables that are there; 0: none are."""
     inspector = sa.inspect(db)
     if inspector.has_table(SCHEMA_VERSION.name):
-        return db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+        known: int = db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+        return known
     return 1 if inspector.has_table(TRIALS.name) else 0
 
 
