@@ -164,6 +164,12 @@ def _to_4(db: sa.Connection) -> None:
     ):
         db.execute(sa.text(f"ALTER TABLE trials ADD COLUMN {column}"))
     db.execute(sa.text("UPDATE trials SET trial = number"))
+    # A run was begun before its parameters were written: one killed in between gets those of the
+    # study's others, or is forgotten with them.
+    unset = "parameters IS NULL AND study IN (SELECT id FROM studies WHERE kind = 'candidate')"
+    others = "SELECT max(parameters) FROM trials AS other WHERE other.study = trials.study"
+    db.execute(sa.text(f"UPDATE trials SET parameters = ({others}) WHERE {unset}"))
+    db.execute(sa.text(f"DELETE FROM trials WHERE {unset}"))
 
 
 def _to_5(db: sa.Connection) -> None:
