@@ -108,7 +108,7 @@ class Ours:
         """One part, from its plan to its end."""
         watch, who = self._watch, {"owner": "bench", "meta": {}}
         watch.refresh()
-        self._ledger.claim(self._study.id, budget=len(watch.parts), runs=False, **who)
+        self._ledger.claim(self._study.id, budget=len(watch.parts), **who)
         step = watch.planner.next()
         assert step is not None
         chosen = self._proposer.propose(watch.planner) if step.is_new else None

@@ -15,9 +15,10 @@ from pipeline.results.states import Kind
 from pipeline.seeds import derive_seed, digest
 from pipeline.settings.machine import Machine
 from pipeline.settings.validation import read_yaml
-from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.ledger import Ledger
 from pipeline.study.reading import reading
 from pipeline.study.receipt import read_studies
+from pipeline.study.rows import Trial
 from pipeline.tracking.store import MirrorUnavailable, find_run, store_of
 from pipeline.work.lineage import code_sha256, unpack
 
@@ -194,6 +195,9 @@ def _locked_outs(root: Path, entry: str) -> list[dict[str, Any]] | None:
     if not lock.exists():
         return None
     try:
-        return read_yaml(lock, "dvc.lock")["stages"].get(entry, {}).get("outs")
+        outs: list[dict[str, Any]] | None = (
+            read_yaml(lock, "dvc.lock")["stages"].get(entry, {}).get("outs")
+        )
+        return outs
     except (KeyError, AttributeError):
         raise UserError("dvc.lock must hold what DVC writes: restore it from Git") from None

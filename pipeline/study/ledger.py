@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.seeds import digest
-from pipeline.settings.hyperparameters import Value
 from pipeline.settings.machine import Machine
 from pipeline.study.claim import Claim, Lease, Plan
 from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
@@ -165,7 +164,7 @@ class Ledger:
     def created_ms(self, study: str) -> int:
         """When a study was opened: with its name, what tells it from the same one elsewhere."""
         query = sa.select(STUDIES.c.created_ms).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def marks(self, study: str) -> dict[int, Mark]:
         """What moves whenever a trial does, by number, in order. Reads no curve."""
@@ -187,19 +186,14 @@ class Ledger:
         meta: dict[str, Any],
         among: Collection[int] | None = None,
         mixed: bool = False,
-        runs: bool = True,
     ) -> Lease | None:
-        """An abandoned part to go on with, one `among` these; else the next of a study's `runs`.
+        """An abandoned part below `budget` to go on with, one `among` these; None: there is none.
 
-        Only parts below `budget`. None: there is none now. Raises OtherArithmetic, unless it may be
-        `mixed`.
+        Raises OtherArithmetic, unless it may be `mixed`.
         """
-
-        def grant(db: sa.Connection, claim: Claim) -> Lease | None:
-            lease = claim.abandoned(db, budget, among)
-            return lease if lease or among is not None or not runs else claim.run(db, budget)
-
-        return self._grant(study, owner, meta, mixed, grant)
+        return self._grant(
+            study, owner, meta, mixed, lambda db, claim: claim.abandoned(db, budget, among)
+        )
 
     def begin(
         self, study: str, plan: Plan, *, owner: str, meta: dict[str, Any], mixed: bool = False
@@ -228,10 +222,6 @@ class Ledger:
             return grant(db, Claim(id_, study, owner, meta, now, expires, forgiven, mixed))
 
         return self.write(write)
-
-    def propose(self, lease: Lease, parameters: dict[str, Value]) -> None:
-        """Records the parameters of a claimed run. Raises LeaseLost."""
-        self._update(lease, parameters=json.dumps(parameters))
 
     def report(self, lease: Lease, curve: list[Record]) -> None:
         """Records all epochs so far and renews the lease. Raises LeaseLost.
@@ -331,7 +321,7 @@ class Ledger:
     def reopened(self, study: str) -> int:
         """How often a study was re-opened: what was read of it before no longer counts."""
         query = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def forget(self, study: str) -> None:
         """Deletes a study and its trials, unless somebody holds one of them."""

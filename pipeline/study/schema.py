@@ -108,7 +108,8 @@ def version(db: sa.Connection) -> int:
     """Of the tables that are there; 0: none are."""
     inspector = sa.inspect(db)
     if inspector.has_table(SCHEMA_VERSION.name):
-        return db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+        known: int = db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+        return known
     return 1 if inspector.has_table(TRIALS.name) else 0
 
 
@@ -163,6 +164,12 @@ def _to_4(db: sa.Connection) -> None:
     ):
         db.execute(sa.text(f"ALTER TABLE trials ADD COLUMN {column}"))
     db.execute(sa.text("UPDATE trials SET trial = number"))
+    # A run was begun before its parameters were written: one killed in between gets those of the
+    # study's others, or is forgotten with them.
+    unset = "parameters IS NULL AND study IN (SELECT id FROM studies WHERE kind = 'candidate')"
+    others = "SELECT max(parameters) FROM trials AS other WHERE other.study = trials.study"
+    db.execute(sa.text(f"UPDATE trials SET parameters = ({others}) WHERE {unset}"))
+    db.execute(sa.text(f"DELETE FROM trials WHERE {unset}"))
 
 
 def _to_5(db: sa.Connection) -> None:

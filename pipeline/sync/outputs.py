@@ -46,7 +46,8 @@ class Outputs:
             if not _counts(paths, stage, done):
                 return None
             open_stage(paths, stage, [name])
-            return read_json(paths.stage(stage) / name)
+            content: dict[str, Any] = read_json(paths.stage(stage) / name)
+            return content
 
         best, winner = read("search", paths.best.name), read("retrain", paths.winner.name)
         if best is None or (winner is not None and winner["study"] != best["study"]):

@@ -15,7 +15,6 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
-from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import PRUNERS
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
@@ -164,7 +163,6 @@ class Worker:
             meta=self._meta,
             among=among,
             mixed=self._job.mixed_arithmetic,
-            runs=False,
         )
 
     def _begin(self, watch: Watch) -> Lease | None:
@@ -244,14 +242,7 @@ class Worker:
                 self._meta,
                 shares=self._job.shares and study.kind == Kind.CANDIDATE,
             )
-            run.run(self._parameters(study, lease), renewal, lambda: self._leaves_trial)
-
-    def _parameters(self, study: Study, lease: Lease) -> dict[str, Value]:
-        if lease.parameters is not None:
-            return lease.parameters
-        chosen = self._job.candidates[study.id]
-        self._ledger.propose(lease, chosen)
-        return chosen
+            run.run(renewal, lambda: self._leaves_trial)
 
     def _prunes(self, watch: Watch, number: int, training: Training) -> bool:
         """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
+from studies import begin
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
@@ -157,7 +158,7 @@ class TestVersions:
             assert [trial.state for trial in trials].count("complete") == 4
             assert trials[0].curve[0]["epoch"] == 1
             assert ledger.weights(study, 0) == {}
-            assert ledger.claim(study, budget=99, owner="a", meta={})
+            assert begin(ledger, study, {}, until=1)
             ledger.close()
 
     def test_what_every_trial_held_for_itself_is_kept_once(self, storage: str) -> None:
@@ -181,6 +182,31 @@ class TestVersions:
         with engine.begin() as db:
             assert db.execute(sa.text("SELECT max(length(meta)) FROM trials")).scalar_one() < 200
             assert db.execute(sa.text("SELECT count(*) FROM origins")).scalar_one() == 1
+        ledger.close()
+
+    def test_a_run_killed_before_its_parameters_were_written_is_begun_again(
+        self, storage: str
+    ) -> None:
+        """It gets those of the other runs of its candidate; where there are none, it is none."""
+        self.old(storage)
+        rows = [("some", 0, None), ("some", 1, '{"lr": 0.1}'), ("none", 0, None)]
+        engine = unpooled(storage.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as db:
+            for study in ("some", "none"):
+                row = f"'{study}', 'tiny', 'candidate', '{{}}', 0"
+                db.execute(sa.text(f"INSERT INTO studies VALUES ({row})"))
+            for study, number, parameters in rows:
+                db.execute(
+                    sa.text("INSERT INTO trials (study, number, state, parameters, started_ms)"
+                            " VALUES (:study, :number, 'running', :parameters, 0)"),
+                    {"study": study, "number": number, "parameters": parameters},
+                )  # fmt: skip
+        ledger = Ledger(storage)
+        assert [part.parameters for part in ledger.parts("some")] == [{"lr": 0.1}] * 2
+        lease = ledger.claim("some", budget=2, owner="b", meta={})
+        assert lease
+        assert (lease.number, lease.parameters) == (0, {"lr": 0.1})
+        assert ledger.parts("none") == []
         ledger.close()
 
     def test_many_bring_it_up_to_date_at_once(self, storage: str) -> None:

@@ -109,7 +109,7 @@ class Worker:
         self.watch.refresh()
         who: dict[str, Any] = {"owner": f"{id(self)}", "meta": {}}
         budget = len(self.watch.parts)
-        self._lease = self._ledger.claim(STUDY, budget=budget, runs=False, **who)
+        self._lease = self._ledger.claim(STUDY, budget=budget, **who)
         if self._lease is None and (made := plan(self.watch, self._proposer)):
             try:
                 self._lease = self._ledger.begin(STUDY, made, **who)
