@@ -10,6 +10,7 @@ from pipeline.paths import Paths
 from pipeline.record import open_stage
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
+from pipeline.study.budget import as_worked_on
 from pipeline.study.export import export
 from pipeline.study.identity import search_study
 from pipeline.study.plan import belonging
@@ -19,7 +20,8 @@ from pipeline.study.rows import trials_of
 
 def export_text(root: Path, machine: Machine, name: str, url: str) -> str:
     """Exports the trials of the ledger; says what is there now. Raises UserError."""
-    space, paths = load_space(root, name), Paths(root, name)
+    paths = Paths(root, name)
+    space = as_worked_on(load_space(root, name), paths)
     open_stage(paths, "prepare", [paths.manifest.name])
     study = search_study(space, read_json(paths.manifest)["sha256"])
     with reading(machine, paths) as ledger:

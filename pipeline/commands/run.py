@@ -23,7 +23,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
     Raises UserError; Interrupted, also at `machine.until` where there is no answer by then.
     """
     paths = Paths(root, name)
-    space = open_settings(stages[0], paths)
+    file = space = open_settings(stages[0], paths)
     if STAGES.index(stages[0]) > STAGES.index("search") and not under_dvc(stages[0], name):
         from pipeline.study.budget import as_made
 
@@ -35,7 +35,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         space = answer(space, machine, paths)
     else:
         save(space, paths, stages[0])
-        _run_all(stages, space, machine, paths)
+        _run_all(stages, file, space, machine, paths)
     if stages[-1] not in ("evaluate", "render"):
         return ""
     from pipeline.commands.summary import result_text
@@ -43,8 +43,10 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
     return result_text(space, machine, paths, stages[-1])
 
 
-def _run_all(stages: tuple[str, ...], space: Space, machine: Machine, paths: Paths) -> None:
-    """With the budget of the space."""
+def _run_all(
+    stages: tuple[str, ...], file: Space, space: Space, machine: Machine, paths: Paths
+) -> None:
+    """With the budget of the space, which may be another than the file's."""
     if stages == ("prepare",):
         run_stage("prepare", space, machine, paths)
         return
@@ -56,7 +58,7 @@ def _run_all(stages: tuple[str, ...], space: Space, machine: Machine, paths: Pat
         for stage in stages:
             run_stage(stage, space, machine, paths)
             if stage in BUDGETED:
-                keep_budget(space, space, paths)
+                keep_budget(file, space, paths)
             ended(stage)
 
 

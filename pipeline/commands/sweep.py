@@ -28,7 +28,7 @@ from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
-from pipeline.study.budget import as_made, budget_text, with_budget
+from pipeline.study.budget import as_made, as_worked_on, budget_text, with_budget
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.reading import reading
@@ -136,7 +136,7 @@ def _share(until: datetime | None, waiting: int) -> datetime | None:
 def _trials(file: Space, before: Standing, paths: Paths, add: int | None) -> int:
     """How many are asked for this time: never fewer than there are outputs of."""
     if add is None:
-        return max(file.search.trials, as_made(file, paths).search.trials)
+        return as_worked_on(file, paths).search.trials
     done = 0
     with suppress(OSError, UserError, KeyError):
         study = search_study(file, read_json(paths.manifest)["sha256"])

@@ -52,7 +52,7 @@ def own_data(root: Path) -> None:
             space = load_space(root, name)
             digests |= {f"{name}: {file}": each.sha256 for file, each in space.sources.items()}
             digests[name] = own_sha256(space.data, Paths(root, name))
-        except UserError:  # which the sweep's own stages say
+        except (UserError, OSError):  # which the sweep's own stages say
             digests[name] = None
     found = {name: sha256 for name, sha256 in digests.items() if sha256}
     write_json(root / "runs" / "own_data.json", found)

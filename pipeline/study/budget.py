@@ -108,3 +108,9 @@ def as_made(space: Space, paths: Paths) -> Space:
     if file != budget_of(space) or made != chosen["search.trials"]:
         return space
     return with_budget(space, chosen)
+
+
+def as_worked_on(space: Space, paths: Paths) -> Space:
+    """The space with all trials that are asked for by the file or were for the outputs."""
+    made = as_made(space, paths)
+    return made if made.search.trials > space.search.trials else space

@@ -74,6 +74,13 @@ def _check_holds_nothing_else(space: Space, url: str) -> None:
     """Optuna would add its tables to any database, and it calls two as the ledger does."""
     import sqlalchemy as sa
 
+    try:
+        sa.make_url(url)
+    except ValueError:  # it quotes what may be a password
+        raise UserError(
+            f"export {space.name}: Optuna's storage does not take it (its port is no number): give"
+            " a URL of SQLAlchemy, such as sqlite:///optuna.db"
+        ) from None
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     tables = set(sa.inspect(engine).get_table_names())
     if tables and VERSIONS not in tables:
@@ -86,7 +93,6 @@ def _check_holds_nothing_else(space: Space, url: str) -> None:
 def _open(space: Space, study: str, storage: Any) -> optuna.Study:
     import optuna
 
-    known = study in optuna.get_all_study_names(storage)
     objectives = space.search.objectives
     target = optuna.create_study(
         storage=storage,
@@ -94,12 +100,13 @@ def _open(space: Space, study: str, storage: Any) -> optuna.Study:
         directions=["minimize"] * len(objectives),
         load_if_exists=True,
     )
-    if known and target.user_attrs.get(OURS) != study:
+    new = OURS not in target.user_attrs and not target.get_trials(deepcopy=False)
+    if not new and target.user_attrs.get(OURS) != study:
         raise UserError(
             f"export {space.name}: the storage has a study {study} that was not exported: choose"
             " another storage"
         )
-    if not known:
+    if new:  # or an export was killed here
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             target.set_metric_names([*objectives])

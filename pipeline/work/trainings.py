@@ -105,7 +105,7 @@ class Trainer:
             yield
         except Diverged as error:
             raise TrialFailed(str(error)) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which a model of somebody's own may raise
             whose = cause(error)
             if whose is Cause.MACHINE or (whose is Cause.MEMORY and not self._has_room):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from worked import Worked
 
+from pipeline.api import Checkout
+from pipeline.files import write_json
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.deadline import now
@@ -69,6 +72,42 @@ def closes(tiny: Worked, monkeypatch: pytest.MonkeyPatch) -> Closes:
         monkeypatch.setattr(Reserve, f"{stage}_is_over", over)
 
     return closes
+
+
+@pytest.fixture
+def closed(worked: Worked, tmp_path: Path) -> Worked:
+    """A sweep whose deadline has closed it with half of what its file asks for."""
+    sweep = worked.copy(tmp_path / "closed")
+    chosen = {"search.trials": 3, "retrain.top": 1, "retrain.seeds": 2}
+    for name, value in chosen.items():
+        sweep.edit(*name.split("."), 2 * value)
+    file = {name: 2 * value for name, value in chosen.items()}
+    write_json(sweep.runs / "tiny" / "budget.json", {"file": file, "chosen": chosen})
+    return sweep
+
+
+def test_a_closed_sweep_is_one_for_all_who_read_it(closed: Worked) -> None:
+    for command in ("retrain", "evaluate"):
+        closed.done(command, "tiny")
+        closed.done("verify", "tiny", "--no-mlflow")
+    shutil.copytree(closed.runs / "tiny", closed.runs / "other")
+    spaces = closed.root / "search_spaces"
+    shutil.copyfile(spaces / "tiny.yaml", spaces / "other.yaml")
+    checkout = Checkout(closed.root)
+    assert "cannot be told apart" in str(checkout.compare("tiny", "other"))
+    assert checkout["tiny"].figure("history").axes
+
+
+def test_what_is_above_the_file_is_exported_and_seen(worked: Worked, tmp_path: Path) -> None:
+    """A night has added trials to those of the file."""
+    sweep = worked.copy(tmp_path / "clone")
+    sweep.edit("search", "trials", 1)
+    chosen = {"search.trials": 3, "retrain.top": 1, "retrain.seeds": 2}
+    note = {"file": {**chosen, "search.trials": 1}, "chosen": chosen}
+    write_json(sweep.runs / "tiny" / "budget.json", note)
+    code, out, _ = sweep.give("export", "tiny", "--optuna", f"sqlite:///{tmp_path}/optuna.db")
+    assert (code, "3 trials in Optuna's storage" in out) == (0, True)
+    assert len(Checkout(sweep.root)["tiny"].trials(live=True)) == 3
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from crews import ROOT, Sweep, children, eventually, no_one_left, pid_of
 from surroundings import ARITHMETIC
 
-from pipeline.study.workers import PAUSE, workers
+from pipeline.commands.worker import _present
+from pipeline.study.workers import CANCEL, PAUSE, Presence, arrive, workers
 
 SLOW = """import sys
 if "worker" in sys.orig_argv:
@@ -91,3 +92,21 @@ def test_a_worker_without_a_job_or_with_other_code_says_so(tiny: Sweep) -> None:
     assert f"the code of job {job.id} is another one than this checkout's" in done.stderr
     (row,) = workers(tiny.ledger, "tiny")
     assert (row.code, row.said) == (2, done.stderr.removeprefix("error: ").strip())
+
+
+def test_workers_of_one_allocation_leave_each_other_alone(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives `run` in a job of Slurm has several; our job script has one at a time."""
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    ledger = tiny.ledger
+    job = tiny.worker(ledger)._job
+    arrive(ledger, Presence("node@there/1/1"), "tiny", "77")
+    with _present(ledger, job, None):
+        assert [row.wish for row in workers(ledger, "tiny")] == [None, None]
+        assert {row.slurm for row in workers(ledger, "tiny")} == {"77"}
+    monkeypatch.setenv("PIPELINE_TASK", "77")
+    with _present(ledger, job, None):
+        wishes = {row.owner: row.wish for row in workers(ledger, "tiny")}
+        assert wishes["node@there/1/1"] == CANCEL
