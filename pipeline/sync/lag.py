@@ -17,7 +17,7 @@ from pipeline.settings.space import Space
 from pipeline.study.ledger import Ledger, Mark
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.cursor import Log, Sent, load_cursor
-from pipeline.tracking.store import store_of
+from pipeline.tracking.store import sqlite_file, store_of
 
 
 def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
@@ -30,16 +30,14 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
         return ""
     store = store_of(machine, paths)
     log = load_cursor(store.cursor).get(space.name)
-    asked = store.uri.startswith("sqlite:///")
-    if asked:
-        db = Path(store.uri.removeprefix("sqlite:///"))
+    if db := sqlite_file(store.uri):
         if store.artifacts and (moved := _elsewhere(db, space.name, store.artifacts)):
             return moved
         if log and not _is_there(db, log):
             log = None
     runs, epochs = behind(marks, log.runs if log else {})
     if not runs:
-        if asked:
+        if db:
             return f"MLflow has all {len(marks)} runs of {space.name}"
         return f"MLflow was sent all {len(marks)} runs of {space.name} (the server is not asked)"
     return (
