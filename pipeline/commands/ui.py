@@ -42,6 +42,7 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
 
 
 def _serve(root: Path, store: Store, port: int) -> int:
+    from pipeline.tracking.moved import came_along, take_along
     from pipeline.tracking.store import connect, outages, ui_command, write_app
     from pipeline.tracking.views import links
 
@@ -50,6 +51,9 @@ def _serve(root: Path, store: Store, port: int) -> int:
         client = connect(store.uri)  # creates the store, so that the server need not
         with outages(store.uri):
             found = {name: client.get_experiment_by_name(name) for name in space_names(root)}
+        for name, experiment in found.items():
+            if experiment and came_along(store, name, experiment.artifact_location):
+                take_along(store, name, experiment.artifact_location)
         write_app(Path(folder))
         server = f"http://127.0.0.1:{port}"
         _say(f"MLflow: {server} (Ctrl-C ends it)")

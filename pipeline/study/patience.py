@@ -108,8 +108,8 @@ def _keep_trying(
             )
             waited = time.monotonic() - began
             raise StorageAway(
-                f"storage {place} is away for {waited:.0f} s: {why}: {remedy}; then the same command"
-                " goes on"
+                f"storage {place} is away for {waited:.0f} s: {why}: {remedy}; then the same"
+                " command goes on"
             )
         if not told and time.monotonic() - began > SILENT_SECONDS:
             held = f": {found}" if locked and (found := blocker()) else ""

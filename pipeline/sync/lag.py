@@ -17,7 +17,8 @@ from pipeline.settings.space import Space
 from pipeline.study.ledger import Ledger, Mark
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.cursor import Log, Sent, load_cursor
-from pipeline.tracking.store import sqlite_file, store_of
+from pipeline.tracking.moved import came_along
+from pipeline.tracking.store import Store, sqlite_file, store_of
 
 
 def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
@@ -31,7 +32,7 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     store = store_of(machine, paths)
     log = load_cursor(store.cursor).get(space.name)
     if db := sqlite_file(store.uri):
-        if store.artifacts and (moved := _elsewhere(db, space.name, store.artifacts)):
+        if moved := _elsewhere(db, space.name, store):
             return moved
         if log and not _is_there(db, log):
             log = None
@@ -46,10 +47,12 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     )
 
 
-def _elsewhere(db: Path, name: str, artifacts: Path) -> str:
-    """What is to be done where the checkout was moved or copied: then `sync` refuses the store."""
+def _elsewhere(db: Path, name: str, store: Store) -> str:
+    """What is to be done where the files of the store are elsewhere: then `sync` refuses it."""
     found = _looked_up(db, "SELECT artifact_location FROM experiments WHERE name = ?", name)
-    if found is None or found[0] == (artifacts / name).as_uri():
+    if found is None or store.artifacts is None or came_along(store, name, found[0]):
+        return ""
+    if found[0] == (store.artifacts / name).as_uri():
         return ""
     return (
         f"MLflow keeps the files of {name} in {found[0]}, where this checkout was: move it back, or"
