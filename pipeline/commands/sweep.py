@@ -228,12 +228,16 @@ def _lost() -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM, as of a timer's end, is heard like Ctrl-C, between stages too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, as of a timer's end, and a hang-up are heard like Ctrl-C, between stages too."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    for kind, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(kind, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _mlflow(book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
     try:
         yield from differences(store_of(machine, book.paths).uri, book.space.name, runs)[1]
     except MirrorUnavailable as error:
-        raise UserError(f"{error}: leave it out with --no-mlflow") from None
+        raise UserError(f"{error}, or leave it out with --no-mlflow") from None
 
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pipeline.tracking.store import MirrorUnavailable, find_run, store_of
 from pipeline.work.lineage import code_sha256, unpack
 
 ELSEWHERE = "not known: the ledger of this checkout has no trials of the study"
+NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a checkout that another user has
 COMMON = ("git_commit", "git_dirty", "code_sha256", "lock_sha256", "host")
 
 
@@ -31,7 +34,7 @@ def where_text(root: Path, machine: Machine, run_id: str) -> str:
     try:
         name, tags = find_run(store_of(machine, Paths(root, "")).uri, run_id)
     except MirrorUnavailable as error:
-        raise UserError(f"where {run_id}: {error}: start it, then try again") from None
+        raise UserError(f"where {run_id}: {error}, then try again") from None
     if "kind" not in tags:
         raise UserError(
             f"where {run_id}: this run of experiment {name} was not made by this pipeline: choose"
@@ -47,7 +50,12 @@ def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, st
     if is_study:  # which has no lineage of its own, its trials have
         tags = _lineage(trials) | tags
     source = _source(ledger, trials)
-    saved = _save(paths.state / "origins" / run_id, name, source)
+    try:
+        saved = _save(paths.state / "origins" / run_id, name, source)
+    except OSError as error:
+        if error.errno not in NOT_MINE:
+            raise
+        saved = _save(Path(tempfile.mkdtemp(prefix="origin-")), name, source)
     known = trials or not is_study
     made_on = f"{tags.get('host', 'a host that is not recorded')}, {_arithmetic(tags)}"
     lines = [

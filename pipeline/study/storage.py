@@ -219,8 +219,8 @@ def _explain(context: sa.engine.ExceptionContext) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
     if isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         raise StorageError(
-            f"the ledger {file} is damaged ({error}): put a copy of it in its place, or move it"
-            " away to search anew"
+            f"the ledger {file} is damaged ({error}): put a backup in its place, or move it away to"
+            " search anew"
         ) from None
 
 

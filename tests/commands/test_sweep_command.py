@@ -107,9 +107,12 @@ class TestExitCodes:
         trace = desk.runs / "nights" / "2026-03-02" / "a.traceback.txt"
         assert trace.exists() == (code == 1)
 
-    def test_a_signal_ends_all_and_is_said(self, desk: Worked, answers: Any) -> None:
+    @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_ends_all_and_is_said(
+        self, kind: signal.Signals, desk: Worked, answers: Any
+    ) -> None:
         def answer(asked: Space, machine: Machine, paths: Paths, file: Space) -> Space:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), kind)
             raise AssertionError("the signal comes first")
 
         answers(answer)
