@@ -10,7 +10,8 @@ from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.paths import Paths
 from pipeline.results.states import State
-from pipeline.settings.space import PRUNERS, Space
+from pipeline.settings.sections import PRUNERS
+from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
 from pipeline.study.identity import changes
 from pipeline.study.limits import within

@@ -45,7 +45,6 @@ from pipeline.study.storage import (
     transaction,
 )
 from pipeline.study.transitions import GIVE_BACK, STRIKE
-from pipeline.study.workers import Presence
 
 T = TypeVar("T")
 LEASE_SECONDS = 60.0
@@ -82,7 +81,7 @@ class Ledger:
         self._engine = open_storage(url, patience)
         self._patience = patience
         self._first: Callable[[], None] | None = None
-        self._presence: Presence | None = None
+        self._seen: Callable[[sa.Connection, float], None] | None = None
 
     def close(self) -> None:
         """Closes the connections."""
@@ -100,10 +99,11 @@ class Ledger:
         other._first = save
         return other
 
-    def present(self, presence: Presence) -> Ledger:
-        """The same ledger for a worker: it is seen, and told what is wished, with each renewal."""
+    def seeing(self, note: Callable[[sa.Connection, float], None]) -> Ledger:
+        """The same ledger for a worker, which is seen with each write to its trial: `note` is given
+        the connection and the time."""
         other = copy.copy(self)
-        other._presence = presence
+        other._seen = note
         return other
 
     def now(self) -> float:
@@ -348,8 +348,8 @@ class Ledger:
             ended = {"finished_ms": milliseconds(now)} if "state" in values else {}
             changed = {"expires": now + LEASE_SECONDS, **ended, **values}
             done = db.execute(sa.update(TRIALS).where(this, held).values(**changed))
-            if self._presence:
-                self._presence.note(db, now)
+            if self._seen:
+                self._seen(db, now)
             if done.rowcount == 1:
                 leave_files(db, lease, files or {})
             elif not ended or not is_recorded(db, this, lease.token, values):

@@ -14,7 +14,7 @@ import numpy as np
 from golden_arithmetic import processor
 from searches import complete, mixed, search, toy_space
 
-from pipeline.settings.space import Search
+from pipeline.settings.sections import Search
 from pipeline.study import propose
 from pipeline.study.prune import Curve, should_prune
 
