@@ -35,7 +35,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         _run_all(stages, space, machine, paths)
     if stages[-1] not in ("evaluate", "render"):
         return ""
-    from pipeline.commands.summary import result_text
+    from pipeline.commands.result import result_text
 
     return result_text(space, machine, paths, stages[-1])
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.results.states import State
@@ -24,6 +24,9 @@ from pipeline.settings.sections import Search
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
 from pipeline.study.sampler import ask, frozen, new_sampler, new_study
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 BLOCK = 200  # trials
 ELDERS = 50  # TPE models its good trials by 25 at most
@@ -51,7 +54,7 @@ class Proposer:
         self._within = within
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
-        self._made: dict[int, tuple[Known, Any]] = {}  # by trial, as Optuna knows it
+        self._made: dict[int, tuple[Known, FrozenTrial]] = {}  # by trial, as Optuna knows it
 
     def propose(self, planner: Planner) -> dict[str, Value]:
         """The searched parameters of the next trial; conditional ones where they exist.
@@ -103,13 +106,11 @@ class Proposer:
             )
         return self._cells[number]
 
-    def _frozen(self, trials: Sequence[Known], number: int) -> Any:
-        known, made = self._made.get(number, (None, None))
-        if known is not trials[number]:
-            known = trials[number]
-            made = frozen(self._searched, self._search, known)
-            self._made[number] = known, made
-        return made
+    def _frozen(self, trials: Sequence[Known], number: int) -> FrozenTrial:
+        known = trials[number]
+        if number not in self._made or self._made[number][0] is not known:
+            self._made[number] = known, frozen(self._searched, self._search, known)
+        return self._made[number][1]
 
     def _seen(self, trials: Sequence[Known]) -> list[int]:
         """The trials that a sampler reads, in order."""

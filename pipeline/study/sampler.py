@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
@@ -12,15 +12,23 @@ from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.sections import Search
 from pipeline.study.plan import Known
 
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
-def new_study(search: Search) -> Any:
+
+def new_study(search: Search) -> Study:
+    """An empty one, in memory."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(directions=["minimize"] * len(search.objectives))
 
 
-def new_sampler(name: str, search: Search, number: int, attempt: int = 0) -> Any:
+def new_sampler(name: str, search: Search, number: int, attempt: int = 0) -> BaseSampler:
+    """One whose draws depend on the search's seed and the trial's number alone."""
     import optuna
 
     again = (attempt,) if attempt else ()
@@ -36,7 +44,7 @@ def new_sampler(name: str, search: Search, number: int, attempt: int = 0) -> Any
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)
 
 
-def ask(study: Any, sampler: Any, searched: dict[str, Domain]) -> dict[str, Value]:
+def ask(study: Study, sampler: BaseSampler, searched: dict[str, Domain]) -> dict[str, Value]:
     """Draws a setting, each hyperparameter as far as it exists."""
     study.sampler = _without_conditional(sampler, searched)
     trial = study.ask()
@@ -47,7 +55,7 @@ def ask(study: Any, sampler: Any, searched: dict[str, Domain]) -> dict[str, Valu
     return chosen
 
 
-def _suggest(trial: Any, name: str, domain: Domain) -> Value:
+def _suggest(trial: Trial, name: str, domain: Domain) -> Value:
     if isinstance(domain, Choices):
         texts = [json.dumps(choice) for choice in domain.choices]
         return json.loads(trial.suggest_categorical(name, texts))
@@ -58,7 +66,7 @@ def _suggest(trial: Any, name: str, domain: Domain) -> Value:
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
 
 
-def _without_conditional(sampler: Any, searched: dict[str, Domain]) -> Any:
+def _without_conditional(sampler: BaseSampler, searched: dict[str, Domain]) -> BaseSampler:
     """The sampler, whose joint model leaves the conditional hyperparameters to independent draws.
 
     It would take one in as long as all finished trials have it, and draw it for a trial that then
@@ -70,11 +78,11 @@ def _without_conditional(sampler: Any, searched: dict[str, Domain]) -> Any:
     def joint(study: Any, trial: Any) -> dict[str, Any]:
         return {name: d for name, d in infer(study, trial).items() if not searched[name].when}
 
-    sampler.infer_relative_search_space = joint
+    vars(sampler)["infer_relative_search_space"] = joint
     return sampler
 
 
-def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> Any:
+def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> FrozenTrial:
     """A trial as Optuna knows it; a paused one is pruned to it, with its value at its epoch."""
     import optuna
 
@@ -104,7 +112,7 @@ def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> Any:
     return made
 
 
-def distribution(domain: Domain) -> Any:
+def distribution(domain: Domain) -> BaseDistribution:
     """The Optuna distribution of a domain; choices of any type go by their JSON text."""
     import optuna
 
