@@ -62,18 +62,19 @@ class Ledger:
     *Threads and processes.* Each process opens its own; threads may share one. Every method is one
     transaction, and what it returned is on the storage.
 
-    *Ownership.* `claim` gives a lease: the right to write one trial. The methods that take a lease
-    name its token in the statement that writes; they raise LeaseLost, and change nothing, once the
-    trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS may be taken
-    over; until it is, it counts. `release` is for whoever knows that an owner is dead or done.
+    *Ownership.* `claim` and `begin` give a lease: the right to write one part. The methods that
+    take a lease name its token in the statement that writes; they raise LeaseLost, and change
+    nothing, once the trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS
+    may be taken over; until it is, it counts. `release` is for whoever knows that an owner is dead
+    or done.
 
     *Errors.* A storage that is away or locked is waited for: every method is tried again for
     `patience` seconds, which is why each comes to the same when it is done twice (a connection may
     be lost between a commit and its answer). Reads change nothing, `open_study` inserts what is not
-    there, the leased writes set values under a token, `finish` knows its own end, `claim` its own
-    grant, `release` finds nothing more to release (and says so: that answer alone may be lost).
-    After that, StorageAway; StorageError for what does not pass by itself: one line each. OSError
-    when the disk is full.
+    there, the leased writes set values under a token, `finish` knows its own end, `claim` and
+    `begin` their own grants, `release` finds nothing more to release (and says so: that answer
+    alone may be lost). After that, StorageAway; StorageError for what does not pass by itself: one
+    line each. OSError when the disk is full.
     """
 
     def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS):

@@ -18,10 +18,10 @@ from pipeline.results.states import Kind, State
 from pipeline.settings.sections import PRUNERS
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.constraints import within
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
 from pipeline.study.ledger import LeaseLost, Ledger
-from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
