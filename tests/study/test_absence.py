@@ -157,7 +157,7 @@ def test_what_takes_long_but_is_answered_is_no_silence(
     desk = Desk(own_postgres.url)
     rows = "SELECT repeat('x', 1000), pg_sleep(0.001) FROM generate_series(1, 3000)"
     monkeypatch.setattr(postgres, "SILENCE_SECONDS", 2.0)
-    assert len(desk.ledger._read(lambda db: db.exec_driver_sql(rows).all())) == 3000
+    assert len(desk.ledger.read(lambda db: db.exec_driver_sql(rows).all())) == 3000
     desk.ledger.close()
 
 
