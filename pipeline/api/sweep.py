@@ -46,7 +46,7 @@ class Sweep:
     @property
     def as_made(self) -> Space:
         """The same with the budget of the outputs, which a deadline may have chosen."""
-        from pipeline.study.budget import as_made
+        from pipeline.work.budget_file import as_made
 
         return as_made(self.space, self.paths)
 
@@ -140,7 +140,7 @@ class Sweep:
         import pandas as pd
 
         from pipeline.settings.machine import load_machine
-        from pipeline.study.budget import as_worked_on
+        from pipeline.work.budget_file import as_worked_on
         from pipeline.study.identity import search_study
         from pipeline.study.plan import belonging
         from pipeline.study.reading import reading

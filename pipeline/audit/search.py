@@ -10,10 +10,11 @@ from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.paths import Paths
 from pipeline.results.states import State
-from pipeline.settings.space import PRUNERS, Space
+from pipeline.settings.sections import PRUNERS
+from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
+from pipeline.study.constraints import within
 from pipeline.study.identity import changes
-from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.plan import Planner, belonging
 from pipeline.study.propose import Proposer

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.commands.run import run_stage, say
+from pipeline.commands.stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import Paths
@@ -23,9 +23,10 @@ from pipeline.settings.deadline import shown
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space
-from pipeline.study.budget import WORDS, budget_of, keep_budget, with_budget
+from pipeline.study.budget import WORDS, budget_of, with_budget
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.sync.follow import following
+from pipeline.work.budget_file import keep_budget
 from pipeline.work.reserve import Reserve
 
 

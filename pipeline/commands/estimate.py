@@ -22,7 +22,8 @@ from pipeline.record import open_stage
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_place
-from pipeline.settings.space import Data, Space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import Space
 
 if TYPE_CHECKING:
     from torch import Tensor

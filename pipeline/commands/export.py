@@ -10,7 +10,7 @@ from pipeline.paths import Paths
 from pipeline.record import open_stage
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.budget import as_worked_on
+from pipeline.work.budget_file import as_worked_on
 from pipeline.study.export import export
 from pipeline.study.identity import search_study
 from pipeline.study.plan import belonging

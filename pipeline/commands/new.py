@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_path
-from pipeline.settings.space import NAME, Data, Space, parse_space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import NAME, Space, parse_space
 from pipeline.settings.validation import read_yaml
 
 SIDES = (64, 32, 16, 8)  # of which the largest that most pictures have

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import Interrupted
+from pipeline.commands.stage import run_stage
 from pipeline.paths import STAGES, Paths
 from pipeline.record import open_inputs
 from pipeline.settings.machine import Machine
-from pipeline.settings.snapshot import check_unchanged, open_settings, save, under_dvc
+from pipeline.settings.snapshot import open_settings, save, under_dvc
 from pipeline.settings.space import Space
 
 BUDGETED = ("search", "retrain")  # whose outputs have a budget
@@ -25,7 +22,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
     paths = Paths(root, name)
     file = space = open_settings(stages[0], paths)
     if STAGES.index(stages[0]) > STAGES.index("search") and not under_dvc(stages[0], name):
-        from pipeline.study.budget import as_made
+        from pipeline.work.budget_file import as_made
 
         space = as_made(space, paths)
     open_inputs(stages[0], space, paths)
@@ -38,7 +35,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         _run_all(stages, file, space, machine, paths)
     if stages[-1] not in ("evaluate", "render"):
         return ""
-    from pipeline.commands.summary import result_text
+    from pipeline.commands.result import result_text
 
     return result_text(space, machine, paths, stages[-1])
 
@@ -50,8 +47,8 @@ def _run_all(
     if stages == ("prepare",):
         run_stage("prepare", space, machine, paths)
         return
-    from pipeline.study.budget import keep_budget
     from pipeline.sync.follow import following
+    from pipeline.work.budget_file import keep_budget
 
     before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
     with following(space, machine, paths, before) as ended:
@@ -60,22 +57,3 @@ def _run_all(
             if stage in BUDGETED:
                 keep_budget(file, space, paths)
             ended(stage)
-
-
-def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: Any) -> None:
-    """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
-    from pipeline.work.reserve import timed
-
-    try:
-        with timed(stage, paths):
-            import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)
-        check_unchanged(stage, space, paths)
-    except KeyboardInterrupt:  # which Typer would let go without a word
-        raise Interrupted(
-            f"{stage} {space.name}: interrupted: the same command starts it again"
-        ) from None
-
-
-def say(line: str) -> None:
-    """Tells whoever waits for the command what it decides on the way."""
-    print(line, file=sys.stderr, flush=True)

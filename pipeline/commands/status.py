@@ -54,9 +54,10 @@ def _nothing(root: Path, names: list[str]) -> str:
 
 def _sweep(root: Path, space: Space, machine: Machine, ledger: Ledger) -> list[str]:
     from pipeline.commands.workers import workers_lines
-    from pipeline.study.budget import as_made, budget_text
+    from pipeline.study.budget import budget_text
     from pipeline.study.watch import Stage
     from pipeline.sync.lag import lag_line
+    from pipeline.work.budget_file import as_made
 
     blocks, paths = [], Paths(root, space.name)
     current = current_studies(space, paths)

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.commands.answer import answer
 from pipeline.commands.night import Night, mark_killed
-from pipeline.commands.run import say
+from pipeline.commands.stage import say
 from pipeline.commands.standing import Standing, gained, standing
 from pipeline.errors import Interrupted, OutOfTime, UserError, of_the_disk
 from pipeline.files import read_json, write_text
@@ -28,12 +28,13 @@ from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
-from pipeline.study.budget import as_made, as_worked_on, budget_text, with_budget
+from pipeline.study.budget import budget_text, with_budget
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.reading import reading
 from pipeline.study.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
+from pipeline.work.budget_file import as_made, as_worked_on
 from pipeline.work.lineage import NIGHT
 from pipeline.work.owners import host_name, is_dead, is_here, owner_name, process_number
 

@@ -34,8 +34,8 @@ def verify(
     Trains so many trials again, and measures the winner's weights again if asked to. Writes
     nothing. Raises UserError if there is no search to audit.
     """
-    from pipeline.study.budget import as_made
     from pipeline.study.reading import has_ledger
+    from pipeline.work.budget_file import as_made
 
     paths = Paths(root, name)
     space = as_made(load_space(root, name), paths)

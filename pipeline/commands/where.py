@@ -14,7 +14,7 @@ from pipeline.files import atomic_path, write_text
 from pipeline.paths import Paths
 from pipeline.record import is_made, open_stage
 from pipeline.results.states import Kind
-from pipeline.seeds import derive_seed, digest
+from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.validation import read_yaml
 from pipeline.study.ledger import Ledger
@@ -163,8 +163,9 @@ def _seeds(ledger: Ledger, name: str, tags: dict[str, str]) -> str:
         return "the study is not in this checkout's ledger"
     if tags["kind"] == "study":
         return f"search {spec['search']['seed']}"
-    label, seed = ("seed", spec["seed"]) if "seed" in spec else ("trial", spec["search"]["seed"])
-    return f"search {seed}, this run {derive_seed(seed, label, int(tags['number']))}"
+    fresh = "seed" in spec  # a candidate's
+    seed = spec["seed"] if fresh else spec["search"]["seed"]
+    return f"search {seed}, this run {trial_seed(seed, int(tags['number']), fresh=fresh)}"
 
 
 def _spec(ledger: Ledger, name: str, study: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.settings.space import Data
+from pipeline.settings.sections import Data
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,7 @@ from pipeline.data import heads, unpickle
 from pipeline.data.image_files import ONE_CLASS, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.settings.space import Data
+from pipeline.settings.sections import Data
 
 ARRAYS = ("images", "data", "labels", "test_images", "test_labels")
 MAX_CHANNELS = 4

@@ -19,7 +19,8 @@ from pipeline.figures.trials import (
 )
 from pipeline.results.states import RANKED, State
 from pipeline.settings.hyperparameters import Choices, Domain
-from pipeline.settings.space import PRUNERS, Search, Space
+from pipeline.settings.sections import PRUNERS, Search
+from pipeline.settings.space import Space
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge
 IDLE = 0.02  # importance below which a hyperparameter seems not to matter

@@ -19,7 +19,7 @@ from pipeline.files import write_json
 from pipeline.paths import Paths, main_checkout
 
 if TYPE_CHECKING:
-    from pipeline.settings.space import Data
+    from pipeline.settings.sections import Data
 
 RACY_SECONDS = 2.0  # a file changed so lately may change again without showing in its times
 

@@ -15,8 +15,8 @@ from pipeline.results.states import State
 from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.space import Space
-from pipeline.study.propose import distribution
 from pipeline.study.rows import Trial
+from pipeline.study.sampler import distribution
 
 if TYPE_CHECKING:
     import optuna
@@ -138,7 +138,7 @@ def _frozen(space: Space, trial: Trial) -> FrozenTrial:
     made = optuna.trial.create_trial(
         state=state,
         values=[result[name] for name in objectives] if trial.result else None,
-        params={name: _shown(domain, chosen[name]) for name, domain in searched.items()},
+        params={name: _shown(chosen[name]) for name, domain in searched.items()},
         distributions={name: _distribution(domain) for name, domain in searched.items()},
         intermediate_values={} if two else curve,
         user_attrs={**attributes, MARK: digest([attributes, chosen, curve])},
@@ -153,13 +153,12 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
     if isinstance(domain, Choices):
         return optuna.distributions.CategoricalDistribution(
-            [_shown(domain, choice) for choice in domain.choices]
+            [_shown(choice) for choice in domain.choices]
         )
-    made: BaseDistribution = distribution(domain)
-    return made
+    return distribution(domain)
 
 
-def _shown(domain: Domain, value: Value) -> Any:
+def _shown(value: Value) -> Any:
     """Optuna stores no lists."""
     return json.dumps(value) if isinstance(value, list) else value
 

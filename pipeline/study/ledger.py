@@ -45,7 +45,6 @@ from pipeline.study.storage import (
     transaction,
 )
 from pipeline.study.transitions import GIVE_BACK, STRIKE
-from pipeline.study.workers import Presence
 
 T = TypeVar("T")
 LEASE_SECONDS = 60.0
@@ -63,18 +62,19 @@ class Ledger:
     *Threads and processes.* Each process opens its own; threads may share one. Every method is one
     transaction, and what it returned is on the storage.
 
-    *Ownership.* `claim` gives a lease: the right to write one trial. The methods that take a lease
-    name its token in the statement that writes; they raise LeaseLost, and change nothing, once the
-    trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS may be taken
-    over; until it is, it counts. `release` is for whoever knows that an owner is dead or done.
+    *Ownership.* `claim` and `begin` give a lease: the right to write one part. The methods that
+    take a lease name its token in the statement that writes; they raise LeaseLost, and change
+    nothing, once the trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS
+    may be taken over; until it is, it counts. `release` is for whoever knows that an owner is dead
+    or done.
 
     *Errors.* A storage that is away or locked is waited for: every method is tried again for
     `patience` seconds, which is why each comes to the same when it is done twice (a connection may
     be lost between a commit and its answer). Reads change nothing, `open_study` inserts what is not
-    there, the leased writes set values under a token, `finish` knows its own end, `claim` its own
-    grant, `release` finds nothing more to release (and says so: that answer alone may be lost).
-    After that, StorageAway; StorageError for what does not pass by itself: one line each. OSError
-    when the disk is full.
+    there, the leased writes set values under a token, `finish` knows its own end, `claim` and
+    `begin` their own grants, `release` finds nothing more to release (and says so: that answer
+    alone may be lost). After that, StorageAway; StorageError for what does not pass by itself: one
+    line each. OSError when the disk is full.
     """
 
     def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS):
@@ -82,7 +82,7 @@ class Ledger:
         self._engine = open_storage(url, patience)
         self._patience = patience
         self._first: Callable[[], None] | None = None
-        self._presence: Presence | None = None
+        self._seen: Callable[[sa.Connection, float], None] | None = None
 
     def close(self) -> None:
         """Closes the connections."""
@@ -100,10 +100,11 @@ class Ledger:
         other._first = save
         return other
 
-    def present(self, presence: Presence) -> Ledger:
-        """The same ledger for a worker: it is seen, and told what is wished, with each renewal."""
+    def seeing(self, note: Callable[[sa.Connection, float], None]) -> Ledger:
+        """The same ledger for a worker, which is seen with each write to its trial: `note` is given
+        the connection and the time."""
         other = copy.copy(self)
-        other._presence = presence
+        other._seen = note
         return other
 
     def now(self) -> float:
@@ -348,8 +349,8 @@ class Ledger:
             ended = {"finished_ms": milliseconds(now)} if "state" in values else {}
             changed = {"expires": now + LEASE_SECONDS, **ended, **values}
             done = db.execute(sa.update(TRIALS).where(this, held).values(**changed))
-            if self._presence:
-                self._presence.note(db, now)
+            if self._seen:
+                self._seen(db, now)
             if done.rowcount == 1:
                 leave_files(db, lease, files or {})
             elif not ended or not is_recorded(db, this, lease.token, values):

@@ -168,7 +168,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-        from pipeline.study.answers import Connection  # late: most know no PostgreSQL
+        from pipeline.study.postgres import Connection  # late: most know no PostgreSQL
 
         return Connection.connect(*arguments, **options)
 

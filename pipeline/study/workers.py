@@ -8,15 +8,12 @@ started them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from pipeline.study.ledger import Ledger
 from pipeline.study.schema import JOBS, STUDIES, WORKERS
 from pipeline.study.storage import clock, milliseconds
-
-if TYPE_CHECKING:
-    from pipeline.study.ledger import Ledger
 
 CANCEL = "cancel"  # save, give back the lease, and leave for good
 PAUSE = "pause"  # save, give back the lease, and wait

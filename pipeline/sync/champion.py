@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record import open_stage
-from pipeline.study.succession import LEVEL, NEWCOMER_LEVEL, Sample, succeed
+from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
 from pipeline.sync.outputs import Outputs, winner_digest, winner_model
 from pipeline.sync.sweep import Sweep
 

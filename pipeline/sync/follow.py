@@ -23,7 +23,6 @@ from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import read
 from pipeline.settings.space import Space, load_space, space_names
-from pipeline.study.budget import as_made
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.patience import StorageAway
 from pipeline.study.reading import working
@@ -33,6 +32,7 @@ from pipeline.sync.system import Sampler
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
+from pipeline.work.budget_file import as_made
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
