@@ -140,12 +140,12 @@ class Sweep:
         import pandas as pd
 
         from pipeline.settings.machine import load_machine
-        from pipeline.work.budget_file import as_worked_on
         from pipeline.study.identity import search_study
         from pipeline.study.plan import belonging
         from pipeline.study.reading import reading
         from pipeline.study.rows import trials_of
         from pipeline.study.tables import curves_table, trials_table
+        from pipeline.work.budget_file import as_worked_on
 
         space = as_worked_on(self.space, self.paths)
         open_stage(self.paths, "prepare", [self.paths.manifest.name])

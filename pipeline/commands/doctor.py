@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, cores
 from pipeline.study.health import health
+from pipeline.tracking.store import mask
 from pipeline.work.slurm import refusal
 
 MATTER = ("torch", "numpy", "optuna", "sqlalchemy", "mlflow", "dvc")  # of the packages
@@ -117,7 +118,8 @@ def _storage(root: Path, machine: Machine) -> Iterator[Finding]:
 def _tracker(_: Path, machine: Machine) -> Iterator[Finding]:
     uri = machine.tracking
     if uri is None or uri == "none" or not uri.startswith("http"):
-        yield Finding("tracker", "off" if uri == "none" else "SQLite in runs/state")
+        where = "SQLite in runs/state" if uri is None else f"{mask(uri)}, not looked at"
+        yield Finding("tracker", "off" if uri == "none" else where)
         return
     plain = uri.rpartition("@")[2] if "@" in uri else uri.partition("://")[2]
     server = f"{uri.partition('://')[0]}://{plain.rstrip('/')}"
@@ -171,16 +173,18 @@ def _dvc(root: Path, _: Machine) -> Iterator[Finding]:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "remote", "list"],
         cwd=root, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "10000"},  # it breaks lines where a terminal would end
     )  # fmt: skip
     if done.returncode:
         yield Finding(
             "dvc", (done.stderr.strip().splitlines() or ["fails"])[-1], "mend .dvc/config"
         )
         return
-    remotes = [line.split()[:2] for line in done.stdout.splitlines()]
+    remotes = [line.split(None, 1) for line in done.stdout.splitlines()]
     if not remotes:
         yield Finding("dvc", "no remote: outputs stay in this checkout's cache")
-    for name, url in remotes:
+    for name, rest in remotes:
+        url = rest.strip().removesuffix("(default)").strip()  # a path may have spaces
         local = "://" not in url
         gone = local and not Path(url).exists()
         yield Finding(

@@ -10,12 +10,12 @@ from pipeline.paths import Paths
 from pipeline.record import open_stage
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.work.budget_file import as_worked_on
 from pipeline.study.export import export
 from pipeline.study.identity import search_study
 from pipeline.study.plan import belonging
 from pipeline.study.reading import reading
 from pipeline.study.rows import trials_of
+from pipeline.work.budget_file import as_worked_on
 
 
 def export_text(root: Path, machine: Machine, name: str, url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import shlex
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.record import is_made, open_stage
 from pipeline.results.states import Kind
 from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine
+from pipeline.settings.space import NAME
 from pipeline.settings.validation import read_yaml
 from pipeline.study.ledger import Ledger
 from pipeline.study.reading import reading
@@ -35,13 +37,24 @@ def where_text(root: Path, machine: Machine, run_id: str) -> str:
         name, tags = find_run(store_of(machine, Paths(root, "")).uri, run_id)
     except MirrorUnavailable as error:
         raise UserError(f"where {run_id}: {error}, then try again") from None
-    if "kind" not in tags:
+    if not _is_ours(name, tags):
         raise UserError(
             f"where {run_id}: this run of experiment {name} was not made by this pipeline: choose"
             " a study, trial or candidate"
         )
     with reading(machine, Paths(root, "")) as ledger:
         return _text(root, ledger, name, run_id, tags)
+
+
+def _is_ours(name: str, tags: dict[str, str]) -> bool:
+    """Whether a run has the tags that ours have. They become paths, and commands to be pasted."""
+    is_run = tags.get("kind") in ("trial", "candidate")
+    return (
+        NAME.fullmatch(name) is not None
+        and tags.keys() >= {"study", "data_sha256", "mlflow.runName"}
+        and (tags.get("kind") == "study" or (is_run and tags.get("number", "").isdecimal()))
+        and re.fullmatch("[0-9a-f]*", tags.get("git_commit", "")) is not None
+    )
 
 
 def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, str]) -> str:

@@ -292,7 +292,16 @@ class Ledger:
         self, study: str, failed: list[int], seeing: list[int], known: int | None = None
     ) -> None:
         """Makes parts be tried again; see `pipeline.study.reopen`. Raises AtWork."""
-        self.write(lambda db: reopen(db, study, failed, seeing, clock(db), known))
+        self.reopen_all([(study, failed, seeing, known)])
+
+    def reopen_all(self, these: Sequence[tuple[str, list[int], list[int], int | None]]) -> None:
+        """The same for parts of several studies: all of them, or none."""
+
+        def work(db: sa.Connection) -> None:
+            for study, failed, seeing, known in these:
+                reopen(db, study, failed, seeing, clock(db), known)
+
+        self.write(work)
 
     def owners(self, study: str | None = None) -> list[str]:
         """Everyone who holds a trial, of one study or of any."""

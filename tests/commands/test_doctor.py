@@ -97,6 +97,21 @@ def test_a_tracker_that_is_busy_or_away(root: Path, server: int) -> None:
     assert "does not answer" in said
 
 
+def test_a_tracker_that_is_a_database_is_named(root: Path) -> None:
+    uri = "postgresql://me:secret@far/mlflow"
+    (finding,) = doctor._tracker(root, Machine.model_validate({**PLAIN, "tracking": uri}))
+    assert finding == Finding("tracker", "postgresql://***@far/mlflow, not looked at")
+
+
+def test_a_dvc_remote_with_a_space_in_its_path(root: Path) -> None:
+    (root / ".dvc").mkdir()
+    (root / "my disk").mkdir()
+    config = f"[core]\n    remote = far\n['remote \"far\"']\n    url = {root}/my disk\n"
+    (root / ".dvc" / "config").write_text(config)
+    (root / ".git").mkdir()
+    assert list(doctor._dvc(root, Machine())) == [Finding("dvc", f"remote far at {root}/my disk")]
+
+
 def test_a_slurm_that_is_not_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(root))
     monkeypatch.setattr(doctor, "health", lambda *_: None)

@@ -207,11 +207,14 @@ class TestTurns:
             rows = lambda: ledger.write(lambda db: db.execute(TURNS.select()).all())  # noqa: E731
             first = rows()[0].expires
             eventually(lambda: rows()[0].expires > first, "it is renewed")
-            ledger.write(lambda db: db.execute(TURNS.update().values(owner="you", expires=9e12)))
+            other = {"owner": "you", "expires": ledger.now() + 90}
+            ledger.write(lambda db: db.execute(TURNS.update().values(other)))
             eventually(lambda: lost, "it is noticed")
-        assert take_turn(ledger, "sweep a", "me", alive) == "you"
-        ledger.write(lambda db: db.execute(TURNS.update().values(expires=0)))
-        assert take_turn(ledger, "sweep a", "me", alive) == "me"
+        there = ledger.now()
+        for expires, holder in ((there + 90, "you"), (0.0, "me"), (there + 9000, "me")):
+            row = {"owner": "you", "expires": expires}
+            ledger.write(lambda db, row=row: db.execute(TURNS.update().values(row)))
+            assert take_turn(ledger, "sweep a", "me", alive) == holder  # the last: set back since
 
 
 class TestGains:

@@ -12,6 +12,7 @@ from records import copy_db
 from sweeps import Desk
 
 from pipeline.commands.where import where_text
+from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.mirror import Mirror
@@ -81,3 +82,24 @@ def test_a_run_whose_ledger_is_elsewhere(desk: Desk, ids: dict[str, str], tmp_pa
         assert lines[name].startswith("not known: the ledger of this checkout has no trials")
     assert said(desk, ids["trial"])["git commit"] == "c0ffee, nothing uncommitted"
     assert not desk.paths.ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("../../search_spaces/tiny", {}),  # a server's experiments may be called anything
+        ("x; rm -rf ~", {}),
+        ("tiny", {"kind": "demo"}),
+        ("tiny", {"data_sha256": None}),
+        ("tiny", {"git_commit": "x; rm -rf ~"}),
+        ("tiny", {"kind": "trial", "number": "0; rm -rf ~"}),
+    ],
+)
+def test_a_run_of_somebody_else_becomes_no_path_and_no_command(
+    name: str, tags: dict[str, str | None], desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"kind": "study", "study": desk.study.id, "data_sha256": "d", "mlflow.runName": "x"}
+    found = {key: value for key, value in (ours | tags).items() if value is not None}
+    monkeypatch.setattr("pipeline.commands.where.find_run", lambda *_: (name, found))
+    with pytest.raises(UserError, match="was not made by this pipeline"):
+        where_text(desk.root, desk.machine, "0" * 32)
