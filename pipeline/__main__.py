@@ -113,8 +113,9 @@ def check(name: Name) -> None:
     from pipeline.work.family import family_faults
 
     space, machine = load_space(_root(), name), load_machine(_root())
+    shape = find_images(space, Paths(_root(), name)).shape
     typer.echo(describe(space))
-    if space.sources and (shape := find_images(space, Paths(_root(), name)).shape):
+    if space.sources and shape:
         _refuse(name, list(family_faults(space, shape)))
     typer.echo(estimate_text(space, machine, Paths(_root(), name)))
 
