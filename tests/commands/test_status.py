@@ -107,5 +107,6 @@ def test_a_search_without_a_success_says_what_to_do(tmp_path: Path) -> None:
         ledger.finish(lease, "failed", [], None, "diverged")
     assert (
         "  no trial has succeeded: change what search_spaces/tiny.yaml searches (a lower lr, if"
-        " they diverged), set search.fallback, or train them again by `python -m pipeline retry tiny`"
+        " they diverged), set search.fallback, or train them again by `python -m pipeline retry"
+        " tiny`"
     ) in text().splitlines()

@@ -154,6 +154,6 @@ def test_a_search_without_a_success_says_what_to_do() -> None:
     assert said("cf") == ["1 of 2 trials failed: diverged"]
     assert said("ff") == [
         "2 of 2 trials failed: diverged",
-        "No trial has succeeded, so the winner is search.fallback, and the search has found nothing:"
-        " narrow the ranges around it (a lower lr, if they diverged), search again.",
+        "No trial has succeeded, so the winner is search.fallback, and the search has found"
+        " nothing: narrow the ranges around it (a lower lr, if they diverged), search again.",
     ]
