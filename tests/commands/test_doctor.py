@@ -143,8 +143,9 @@ def test_a_tracker_whose_database_is_damaged(root: Path, uri: str | None) -> Non
     assert said() == f"ok    tracker: {db}, which the first sync makes"
     with closing(sqlite3.connect(db)) as whole, whole:
         whole.execute("CREATE TABLE experiments (name)")
+        whole.executemany("INSERT INTO experiments VALUES (?)", [("a" * 100,)] * 1000)
     assert said() == f"ok    tracker: {db}"
-    db.write_bytes(db.read_bytes()[:5000])
+    db.write_bytes(db.read_bytes()[:50_000])
     assert said().startswith(f"wrong tracker: {db} is damaged (")
     assert said().endswith("): move it away, and the next sync makes another")
     db.write_bytes(b"garbage" * 100)
