@@ -120,8 +120,9 @@ def check(name: Name) -> None:
 
     space = load_space(_root(), name)
     root, machine = _here()
+    shape = find_images(space, Paths(root, name)).shape
     typer.echo(describe(space))
-    if space.sources and (shape := find_images(space, Paths(root, name)).shape):
+    if space.sources and shape:
         _refuse(name, list(family_faults(space, shape)))
     typer.echo(estimate_text(space, machine, Paths(root, name)))
 

@@ -273,13 +273,19 @@ def seed_noise(candidates: pd.DataFrame) -> list[str]:
 
 
 def failures(trials: pd.DataFrame) -> list[str]:
-    """Failed trials by reason."""
+    """Failed trials by reason, and what to do where there are no others."""
     failed = trials[trials["state"] == State.FAILED]
     reasons = failed["reason"].fillna("no reason given").value_counts(sort=False)
-    return [
+    lines = [
         f"{count} of {len(trials)} trials failed: {reason}"
         for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
+    if len(trials) and not trials["state"].isin(RANKED).any():
+        lines.append(
+            "No trial has succeeded, so the winner is search.fallback, and the search has found"
+            " nothing: narrow the ranges around it (a lower lr, if they diverged), search again."
+        )
+    return lines
 
 
 def _ordered(domain: Domain) -> bool:

@@ -51,8 +51,9 @@ def test_the_store_comes_along_with_its_champion(worked: Worked, moved: Worked) 
     assert all(location.startswith(f"{here}/") for location in after.values())
     aliases = connect(uri(moved)).get_registered_model("tiny").aliases
     assert str(aliases["champion"]) == str(by_hand.version), "nobody has made it another one"
-    files = connect(uri(moved)).list_artifacts(first.run_id, "model")
-    assert "model/MLmodel" in [file.path for file in files]
+    place = first.source.removeprefix(f"runs:/{first.run_id}/")
+    files = connect(uri(moved)).list_artifacts(first.run_id, place)
+    assert f"{place}/MLmodel" in [file.path for file in files]
     assert all(str(worked.root) in location for location in runs(worked).values())
     assert moved.give("sync", "tiny")[1].startswith("sync tiny: 0 new runs, 0 metric points, 0 art")
 

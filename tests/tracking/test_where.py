@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,57 @@ def test_a_run_of_somebody_else_becomes_no_path_and_no_command(
     monkeypatch.setattr("pipeline.commands.where.find_run", lambda *_: (name, found))
     with pytest.raises(UserError, match="was not made by this pipeline"):
         where_text(desk.root, desk.machine, "0" * 32)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "garbage": (
+        lambda db: db.write_bytes(b"garbage" * 1000),
+        "MLflow's database {db} is damaged (file is not a database): move it away, and the next"
+        " sync makes another, then try again",
+    ),
+    "cut off": (
+        lambda db: db.write_bytes(db.read_bytes()[: db.stat().st_size // 8]),
+        "MLflow's database {db} is damaged (database disk image is malformed): move it away, and"
+        " the next sync makes another, then try again",
+    ),
+    "folder": (
+        lambda db: (db.unlink(), db.mkdir()),
+        "MLflow's database {db} cannot be used: [Errno 21] Is a directory: '{db}': mend that, then"
+        " try again",
+    ),
+    "gone": (
+        lambda db: db.unlink(),
+        "there is no MLflow database {db}: mount its folder, or `python -m pipeline sync` makes it"
+        " from the ledger",
+    ),
+    "empty": (
+        lambda db: db.write_bytes(b""),
+        "there is no MLflow database {db}: mount its folder, or `python -m pipeline sync` makes it"
+        " from the ledger",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_told_with_its_own_remedy(
+    damage: str, desk: Desk, ids: dict[str, str]
+) -> None:
+    spoil, expected = DAMAGES[damage]
+    db = desk.paths.mlflow_db
+    spoil(db)
+    left = db.read_bytes() if db.is_file() else None
+    with pytest.raises(UserError) as caught:
+        where_text(desk.root, desk.machine, ids["trial"])
+    assert str(caught.value).removeprefix(f"where {ids['trial']}: ") == expected.format(db=db)
+    assert (db.read_bytes() if db.is_file() else None) == left
+
+
+def test_a_damaged_ledger_is_told_as_such(desk: Desk, ids: dict[str, str]) -> None:
+    desk.ledger.close()
+    desk.paths.ledger.write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError) as caught:
+        where_text(desk.root, desk.machine, ids["trial"])
+    assert str(caught.value) == (
+        f"the ledger {desk.paths.ledger} is damaged (file is not a database): put a backup in its"
+        " place, or move it away to search anew"
+    )
