@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.commands.stage import run_stage
@@ -47,9 +48,14 @@ def _run_all(
     if stages == ("prepare",):
         run_stage("prepare", space, machine, paths)
         return
+    from pipeline.study.ledger import Ledger, storage_url
+    from pipeline.study.workers import resume_cancelled
     from pipeline.sync.follow import following
     from pipeline.work.budget_file import keep_budget
 
+    if any(stage in BUDGETED for stage in stages):
+        with closing(Ledger(storage_url(machine, paths))) as ledger:
+            resume_cancelled(ledger, space.name)
     before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
     with following(space, machine, paths, before) as ended:
         for stage in stages:

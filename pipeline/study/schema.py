@@ -105,12 +105,22 @@ TURNS = sa.Table(  # see `pipeline.study.turn`
 
 
 def version(db: sa.Connection) -> int:
-    """Of the tables that are there; 0: none are."""
+    """Of the tables that are there; 0: none are, or they are somebody else's."""
     inspector = sa.inspect(db)
-    if inspector.has_table(SCHEMA_VERSION.name):
-        known: int = db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
-        return known
-    return 1 if inspector.has_table(TRIALS.name) else 0
+    if not inspector.has_table(TRIALS.name):
+        return 0
+    if TRIALS.c.token.name not in {each["name"] for each in inspector.get_columns(TRIALS.name)}:
+        return 0  # Optuna's, too, are called trials
+    if not inspector.has_table(SCHEMA_VERSION.name):
+        return 1
+    known: int = db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+    return known
+
+
+def strangers(db: sa.Connection) -> list[str]:
+    """Tables of somebody else where no ledger can be made: of the same names, and in a file any."""
+    names = set(sa.inspect(db).get_table_names())
+    return sorted(names if db.dialect.name == "sqlite" else names & set(_schema.tables))
 
 
 def upgrade(db: sa.Connection) -> None:

@@ -107,6 +107,12 @@ def wish(ledger: Ledger, sweep: str, what: str | None) -> None:
     ledger.write(write)
 
 
+def resume_cancelled(ledger: Ledger, sweep: str) -> None:
+    """Who gives a command to go on with a sweep no longer wishes that it ends."""
+    if wished(ledger, sweep) == CANCEL:
+        wish(ledger, sweep, None)
+
+
 def send_away(ledger: Ledger, owner: str) -> None:
     """Cancels one worker: its job is over, and it may not know."""
     ledger.write(

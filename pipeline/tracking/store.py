@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -253,13 +253,21 @@ def is_absent(file: Path) -> bool:
 
 
 def _refuse_damaged(path: Path) -> None:
-    """Raises sqlite3.DatabaseError if that is no database. MLflow would write to it first."""
+    """Raises sqlite3.DatabaseError if that is no database of MLflow's, which would write to it."""
     with path.open("rb") as file:
         begins = file.read(len(SQLITE))
     if begins and begins != SQLITE:
-        error = sqlite3.DatabaseError("file is not a database")
-        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise error
+        raise _no_database("file is not a database")
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    if known and "experiments" not in known:
+        raise _no_database(f"it holds {', '.join(sorted(known)[:3])} of something else")
+
+
+def _no_database(why: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(why)
+    error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+    return error
 
 
 def _open_sqlite(path: Path) -> None:

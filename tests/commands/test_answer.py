@@ -162,6 +162,15 @@ def test_without_time_for_an_answer_that_of_before_stands(tiny: Worked) -> None:
     assert outputs(tiny) == before
 
 
+def test_that_of_before_keeps_the_data_that_it_was_made_from(tiny: Worked) -> None:
+    before = outputs(tiny)
+    tiny.edit("data", "validation", {"fraction": 0.2, "seed": 1})
+    until = (now() + timedelta(seconds=-1)).isoformat()
+    assert tiny.give("run", "tiny", "--until", until)[0] == 130
+    assert outputs(tiny) == before
+    assert not list((tiny.runs / "state").glob("aside-*"))
+
+
 @pytest.mark.slow
 def test_nor_if_retraining_has_not_come_far_enough(
     tiny: Worked, closes: Closes, monkeypatch: pytest.MonkeyPatch

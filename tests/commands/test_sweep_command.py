@@ -20,8 +20,10 @@ from surroundings import ARITHMETIC, free_port
 from worked import SPACE, Worked
 
 from pipeline.commands import sweep as sweeping
+from pipeline.commands.night import read_nights
 from pipeline.commands.standing import Winner, gained
 from pipeline.errors import OutOfTime, UserError
+from pipeline.files import write_json
 from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
@@ -173,6 +175,32 @@ class TestTheCommandAtTheEnd:
         monkeypatch.setattr(sweeping, "THEN_SECONDS", 60.0 if "exit" in then else 0.2)
         assert desk.give("sweep", "a", "--then", then)[0] == 2
         assert summary(desk)["then"]["outcome"] == outcome
+
+
+class TestPastNights:
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": "at work", "sweeps": [1]}'])
+    def test_a_damaged_one_keeps_nobody_from_tonights(
+        self, desk: Worked, answers: Any, content: str
+    ) -> None:
+        answers(fine)
+        assert desk.give("sweep", "a")[0] == 0
+        (desk.runs / "nights" / "2026-03-02" / "summary.json").write_text(content)
+        code, _, err = desk.give("sweep", "a")
+        assert (code, "Traceback" in err) == (0, False)
+        assert states(desk, "2026-03-02-2") == {"a": "nothing to do"}
+        shown = desk.done("nights")
+        assert "its summary.json is damaged: remove it" in shown
+
+    def test_they_are_in_the_order_of_the_worlds_clock(self, desk: Worked) -> None:
+        """The hour in which summer time ends is there twice."""
+        for name, started in (
+            ("b", "2026-10-25T02:10:00+01:00"),
+            ("a", "2026-10-25T02:20:00+02:00"),
+        ):
+            night = {"state": "done", "started": started, "until": None, "seconds": 1.0,
+                     "owner": "x", "sweeps": []}  # fmt: skip
+            write_json(desk.runs / "nights" / name / "summary.json", night)
+        assert [night["night"] for night in read_nights(desk.root)] == ["a", "b"]
 
 
 class TestTurns:

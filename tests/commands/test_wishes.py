@@ -11,8 +11,11 @@ import pytest
 from crews import ROOT, Sweep, children, eventually, no_one_left, pid_of
 from surroundings import ARITHMETIC
 
+from pipeline.commands.stage import run_stage
 from pipeline.commands.worker import _present
-from pipeline.study.workers import CANCEL, PAUSE, Presence, arrive, workers
+from pipeline.errors import Interrupted
+from pipeline.settings.machine import Machine
+from pipeline.study.workers import CANCEL, PAUSE, Presence, arrive, wish, wished, workers
 
 SLOW = """import sys
 if "worker" in sys.orig_argv:
@@ -70,6 +73,20 @@ def test_workers_pause_go_on_and_leave_wherever_they_were_started(
     with no_one_left(tiny.start("search", 1)) as again:
         assert again.wait() == 0, tiny.errors
     assert tiny.tables() == undisturbed.tables()
+
+
+@pytest.mark.slow
+def test_a_cancel_between_two_stages_of_a_command_is_heard(tiny: Sweep) -> None:
+    with no_one_left(tiny.start("search", 1)) as command:
+        assert command.wait() == 0, tiny.errors
+    wish(tiny.ledger, "tiny", CANCEL)
+    machine = Machine(workers=1, tracking="none", device="cpu")
+    with pytest.raises(Interrupted, match="retrain tiny: cancelled"):
+        run_stage("retrain", tiny.space, machine, tiny.paths)
+    assert wished(tiny.ledger, "tiny") == CANCEL
+    with no_one_left(tiny.start("retrain", 1)) as again:  # this command says otherwise
+        assert again.wait() == 0, tiny.errors
+    assert wished(tiny.ledger, "tiny") is None
 
 
 def test_a_sweep_without_a_study_has_nobody_to_tell(tiny: Sweep) -> None:

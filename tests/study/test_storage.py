@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import optuna
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -67,8 +69,8 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, but long enough to be looked at" * 100)
     assert complaint(f"sqlite:///{tmp_path}/ledger.db") == (
-        f"the ledger {tmp_path}/ledger.db is damaged (file is not a database): put a copy of it in"
-        " its place, or move it away to search anew"
+        f"the ledger {tmp_path}/ledger.db is damaged (file is not a database): put a backup in its"
+        " place, or move it away to search anew"
     )
 
 
@@ -225,6 +227,31 @@ class TestVersions:
             " is of version 99, made by newer code, and this code knows 5: update the checkout, or"
             " set another `storage` in machine.yaml"
         )
+
+    def test_optunas_own_is_refused_and_unchanged(self, storage: str) -> None:
+        """It has tables of the same names."""
+        url = storage.replace("postgresql://", "postgresql+psycopg://")
+        optuna.storages.RDBStorage(url).engine.dispose()
+        before = everything(url)
+        text = complaint(storage)
+        assert " is no ledger: it holds " in text
+        remedy = " of something else: move it away, or set another `storage` in machine.yaml"
+        assert text.endswith(remedy)
+        assert everything(url) == before
+
+
+def everything(url: str) -> dict[str, list[Any]]:
+    """All tables with their columns and rows."""
+    with unpooled(url).connect() as db:
+        tables = sa.MetaData()
+        tables.reflect(db)
+        return {
+            table.name: [
+                *(column.name for column in table.columns),
+                *map(tuple, db.execute(sa.select(table))),
+            ]
+            for table in tables.sorted_tables
+        }
 
 
 def test_readers_and_a_writer_do_not_lock_each_other_out(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,11 +108,21 @@ def test_a_run_of_somebody_else_becomes_no_path_and_no_command(
         where_text(desk.root, desk.machine, "0" * 32)
 
 
+def _foreign(db: Path) -> None:
+    with closing(sqlite3.connect(db)) as other:
+        other.execute("CREATE TABLE notes (text VARCHAR)")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "garbage": (
         lambda db: db.write_bytes(b"garbage" * 1000),
         "MLflow's database {db} is damaged (file is not a database): move it away, and the next"
         " sync makes another, then try again",
+    ),
+    "somebody else's": (
+        lambda db: (db.unlink(), _foreign(db)),
+        "MLflow's database {db} is damaged (it holds notes of something else): move it away, and"
+        " the next sync makes another, then try again",
     ),
     "cut off": (
         lambda db: db.write_bytes(db.read_bytes()[: db.stat().st_size // 8]),
