@@ -170,4 +170,4 @@ def test_a_tracker_whose_database_is_damaged(root: Path, uri: str | None) -> Non
 def test_a_tracker_in_a_database_server_is_named(root: Path) -> None:
     machine = Machine.model_validate({**PLAIN, "tracking": "postgresql://me:secret@db/mlflow"})
     (line,) = (str(each) for each in examine(root, machine) if each.place == "tracker")
-    assert line == "ok    tracker: postgresql://***@db/mlflow, which is not asked"
+    assert line == "ok    tracker: postgresql://***@db/mlflow, not looked at"
