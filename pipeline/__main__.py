@@ -110,13 +110,14 @@ def check(name: Name) -> None:
     from pipeline.paths import Paths
     from pipeline.settings.machine import load_machine
     from pipeline.settings.space import load_space
-    from pipeline.work.family import family_faults
+    from pipeline.work.own import own_faults
 
     space, machine = load_space(_root(), name), load_machine(_root())
     typer.echo(describe(space))
-    if space.sources and (shape := find_images(space, Paths(_root(), name)).shape):
-        _refuse(name, list(family_faults(space, shape)))
-    typer.echo(estimate_text(space, machine, Paths(_root(), name)))
+    images = find_images(space, Paths(_root(), name))
+    if space.sources and images.shape:
+        _refuse(name, list(own_faults(space, images.shape)))
+    typer.echo(estimate_text(space, machine, Paths(_root(), name), images))
 
 
 def _refuse(name: str, faults: list[str]) -> None:

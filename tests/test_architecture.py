@@ -121,7 +121,8 @@ THROUGH_SETTINGS = {
     "settings/validation.py",
 }
 PARSING = {
-    f"settings/{name}.py" for name in ("declared", "hyperparameters", "own_family", "parameters")
+    f"settings/{name}.py"
+    for name in ("declared", "hyperparameters", "own_family", "own_files", "parameters")
 }
 
 

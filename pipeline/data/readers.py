@@ -61,7 +61,7 @@ def read_npz(path: Path) -> RawData:
     Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); all but the images may be left
     out. Raises UserError.
     """
-    return _raw_data(_arrays(path), path, {path.name: sha256_of(path)})
+    return raw_data(_arrays(path), path, {path.name: sha256_of(path)})
 
 
 def read_images(folder: Path, data: Data | None = None) -> RawData:
@@ -123,7 +123,7 @@ def read_pickle(path: Path, downloads: Path) -> RawData:
     if not converted.exists():
         with files.atomic_path(converted) as temporary:
             unpickle.to_npz(path, temporary)
-    return _raw_data(_arrays(converted), path, {path.name: sha256})
+    return raw_data(_arrays(converted), path, {path.name: sha256})
 
 
 # Arrays
@@ -138,7 +138,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise heads.unreadable(path, error) from None
 
 
-def _check_names(names: set[str], where: Path) -> None:
+def _check_names(names: set[str], where: Path | str) -> None:
     unknown = sorted(names - set(ARRAYS))
     if unknown:
         raise UserError(
@@ -153,7 +153,8 @@ def _check_names(names: set[str], where: Path) -> None:
         raise UserError(f"{where}: `labels` and `test_labels` go together: add the missing ones")
 
 
-def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]) -> RawData:
+def raw_data(arrays: dict[str, np.ndarray], where: Path | str, source: dict[str, str]) -> RawData:
+    """The data set of the arrays that `read_npz` takes; `where` names them in a UserError."""
     _check_names(set(arrays), where)
     train = _channels_first(arrays["images" if "images" in arrays else "data"], where)
     test = None
@@ -173,7 +174,7 @@ def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]
     return RawData(train, indices[: len(train)], test, of_test, classes, source)
 
 
-def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
+def _channels_first(images: np.ndarray, where: Path | str) -> np.ndarray:
     """Checked images as C-contiguous uint8 (N, C, H, W)."""
     if images.dtype != np.uint8:
         raise UserError(
@@ -196,7 +197,7 @@ def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if last else images)
 
 
-def _labels(labels: np.ndarray | None, count: int, where: Path) -> np.ndarray:
+def _labels(labels: np.ndarray | None, count: int, where: Path | str) -> np.ndarray:
     if labels is None:
         return np.zeros(count, np.int64)
     if labels.shape != (count,):

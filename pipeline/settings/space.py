@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import math
 import re
@@ -13,7 +14,18 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Domain, Hyperparameters, Value, grid
-from pipeline.settings.own_family import Read, Source, files_of, kind_of, named, nowhere, reader
+from pipeline.settings.own_family import kind_of, named
+from pipeline.settings.own_files import (
+    SOURCES,
+    OwnName,
+    Read,
+    Source,
+    check_defined,
+    files_of,
+    is_own,
+    nowhere,
+    reader,
+)
 from pipeline.settings.parameters import parse_parameters
 from pipeline.settings.validation import (
     Section,
@@ -26,9 +38,14 @@ from pipeline.settings.validation import (
 )
 
 KNOWN_DATA = ("fashion-mnist", "mnist", "digits")
-OWN_DATA = ("npz", "images", "pickle")
+OWN_DATA = ("npz", "images", "pickle", "own")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 MAX_CELLS = 100_000
+# What else than a family may be a file of one's own: its section and key, and what it defines.
+OWN = (
+    ("data", "reader", ast.FunctionDef),
+    ("evaluate", "metrics", ast.FunctionDef),
+)
 PRUNERS = ("median", "percentile")  # what stops a trial for good; at rungs it only waits
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -53,8 +70,13 @@ class TestSplit(Section):
 class Data(Section):
     """Which images, and how they are split."""
 
-    name: Literal["fashion-mnist", "mnist", "digits", "npz", "images", "pickle"]
-    path: str | None = Field(None, description="file or folder of your own npz, images or pickle")
+    name: Literal["fashion-mnist", "mnist", "digits", "npz", "images", "pickle", "own"]
+    path: str | None = Field(
+        None, description="file or folder of your own npz, images or pickle, or for `reader`"
+    )
+    reader: OwnName | None = Field(
+        None, description="own: what reads it, a function FILE.py:FUNCTION"
+    )
     size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = Field(
         None, description="images: every image is brought to this side, or [height, width]"
     )
@@ -79,6 +101,8 @@ class Data(Section):
             raise ValueError(f"name: {self.name} needs `path`, the file or folder to read")
         if self.name in KNOWN_DATA and self.path:
             raise ValueError(f"name: {self.name} takes no `path` (a mirror is machine.yaml's)")
+        if (self.name == "own") != (self.reader is not None):
+            raise ValueError("`name: own` and `reader: FILE.py:FUNCTION` go together: give both")
         for key in ("size", "crop", "colour"):
             if self.name != "images" and getattr(self, key) not in (None, "centre"):
                 raise ValueError(f"{key}: only `name: images` is read so: remove it")
@@ -280,6 +304,16 @@ class Evaluate(Section):
         default=[],
         description="AUROC of the per-image NELBO against these sets",
     )
+    metrics: Annotated[list[OwnName], Field(min_length=1)] | None = Field(
+        None, description="figures of your own, each a function FILE.py:FUNCTION"
+    )
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Evaluate:
+        names = [name.rpartition(":")[2] for name in self.metrics or []]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"metrics: two are called {twice[0]}: rename one")
+        return self
 
 
 class Render(Section):
@@ -325,14 +359,28 @@ class Space(Section):
 
     def section(self, name: str) -> dict[str, Any]:
         """The values in force of a section, as JSON holds them; those of `parameters` that are not
-        given are left out. `model` holds the files that the space names, if it names any."""
+        given are left out. `sources` of a section are the Python files that it names, if any."""
         if name != "parameters":
             values: dict[str, Any] = getattr(self, name).model_dump(mode="json")
-            if name == "model" and self.sources:
-                values["sources"] = {file: each.model_dump() for file, each in self.sources.items()}
+            if files := self.files(name):
+                values[SOURCES] = {file: self.sources[file].model_dump() for file in files}
             return values
         searched = {key: domain.model_dump(mode="json") for key, domain in self.searched.items()}
         return {"searched": searched, "fixed": self.fixed}
+
+    def files(self, section: str) -> list[str]:
+        """The Python files that a section names; those of families are of `model`."""
+        names: dict[str, list[Any]] = {
+            "data": [self.data.reader],
+            "model": self._families,
+            "evaluate": self.evaluate.metrics or [],
+        }
+        return files_of(names.get(section, []))
+
+    @property
+    def _families(self) -> list[str]:
+        family = self.searched.get("family", self.fixed.get("family"))
+        return _families(family, self.search.fallback or {})
 
     @classmethod
     def homes(cls, key: str) -> list[str]:
@@ -348,8 +396,7 @@ class Space(Section):
     @property
     def kind(self) -> type[Hyperparameters]:
         """The hyperparameters that a trial of it has."""
-        given = (self.searched.get("family", self.fixed.get("family")), self.search.fallback or {})
-        return kind_of(_families(*given), self.sources)
+        return kind_of(self._families, self.sources)
 
     def hyperparameters(self, chosen: dict[str, Value]) -> Hyperparameters:
         """The full setting of a trial: chosen over fixed over defaults."""
@@ -406,6 +453,7 @@ def parse_space(name: str, raw: dict[str, Any], where: str, read: Read = nowhere
         kind = kind_of(families, sources)
     except ValueError as error:
         raise UserError(f"{where}: parameters.family: {error}") from None
+    sources |= _own(sections, read, where)
     for key in parameters:
         hint = "" if key in Hyperparameters.model_fields else whole_hint(Space, key)
         if hint and "`parameters`" not in hint:
@@ -418,6 +466,22 @@ def parse_space(name: str, raw: dict[str, Any], where: str, read: Read = nowhere
     space = validated(Space, sections, where)
     _check_space(space, where)
     return space
+
+
+def _own(sections: dict[str, Any], read: Read, where: str) -> dict[str, Source]:
+    """The files that sections name, which are not checked yet. Raises UserError."""
+    sources: dict[str, Source] = {}
+    for section, key, kind in OWN:
+        given = sections.get(section)
+        found = given.get(key) if isinstance(given, dict) else None
+        names: list[str] = list(filter(is_own, found if isinstance(found, list) else [found]))
+        try:
+            sources |= {file: read(file) for file in files_of(names)}
+            for name in names:
+                check_defined(name, sources, kind)
+        except ValueError as error:
+            raise UserError(f"{where}: {section}.{key}: {error}") from None
+    return sources
 
 
 def _families(family: Any, fallback: dict[str, Any]) -> list[str]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.own_code import where
 from pipeline.vae.cost import count_size
 from pipeline.vae.families.layers import Shape
-from pipeline.vae.families.own import where
 from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.setting import Architecture, read_architecture
 
@@ -35,14 +35,14 @@ def find_fault(record: Mapping[str, Any], shape: Shape) -> str | None:
     The model is built four times and takes two steps of training on random images. Neither the
     global generators nor the number of threads are touched.
     """
-    file = str(record["family"]).rpartition(":")[0]
+    family = str(record["family"])
     try:
         with torch.random.fork_rng(devices=[]):
             _examine(read_architecture(record), shape)
     except (_Fault, UserError) as fault:
         return str(fault)
     except Exception as error:
-        return f"fails: {where(error, file)}"
+        return f"fails: {where(error, family)}"
     return None
 
 

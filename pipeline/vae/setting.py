@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.vae.families import Family
-from pipeline.vae.families.own import family_of
+from pipeline.own_code import own_object
+from pipeline.vae.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -66,7 +66,8 @@ def read_architecture(record: Mapping[str, Any]) -> Architecture:
     own needs `sources`. Raises KeyError with the key that is missing or the family that is unknown,
     and UserError for a source that is damaged or fails.
     """
-    kind: type[Any] = family_of(record["family"], record.get("sources", {}))
+    name, sources = record["family"], record.get("sources", {})
+    kind: type[Any] = own_object(name, sources) if ":" in name else FAMILIES[name]
     family: Family = _read(kind, record)
     return _read(Architecture, {**record, "family": family})
 

@@ -1,4 +1,4 @@
-"""The family of docs/model.md, and folders like a checkout in which it is searched."""
+"""The files of docs/model.md, and folders like a checkout in which they are used."""
 
 from __future__ import annotations
 
@@ -9,14 +9,35 @@ import yaml
 
 from pipeline.settings.space import Space, load_space
 
-PAGE = Path(__file__).parents[2] / "docs" / "model.md"
-EXAMPLE = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "model.md"
+
+
+def _examples(page: Path) -> list[str]:
+    parts = page.read_text(encoding="utf-8").split("```python\n")
+    return [part.split("```")[0] for part in parts[1:]]
+
+
+EXAMPLE, METRICS = _examples(PAGE)
+(READER,) = _examples(DOCS / "data.md")
 FILE, FAMILY = "my_models.py", "my_models.py:ResidualVAE"
+METRICS_FILE, READER_FILE = "my_metrics.py", "my_reader.py"
+NAMED = {"metrics": [f"{METRICS_FILE}:sharpness", f"{METRICS_FILE}:errors"]}
 
 
-def space_of(root: Path, source: str = EXAMPLE, **parameters: Any) -> Space:
-    """The space `own` of a folder with `my_models.py`, on digits, with these parameters."""
-    raw = {
+def space_of(
+    root: Path,
+    source: str = EXAMPLE,
+    *,
+    metrics: str | None = None,
+    evaluate: dict[str, Any] = NAMED,
+    **parameters: Any,
+) -> Space:
+    """The space `own` of a folder with `my_models.py`, on digits, with these parameters.
+
+    With the source of `my_metrics.py` also with those of its metrics that `evaluate` names.
+    """
+    raw: dict[str, Any] = {
         "data": {"name": "digits"},
         "parameters": {"family": FAMILY, "lr": {"low": 1e-3, "high": 1e-2}, **parameters},
         "search": {"trials": 3, "epochs": 2, "parallelism": 2},
@@ -24,6 +45,10 @@ def space_of(root: Path, source: str = EXAMPLE, **parameters: Any) -> Space:
         "evaluate": {"iw_samples": 2, "nelbo_samples": 1, "probe": False},
         "render": {"projections": ["pca"], "points": 60, "images": 4},
     }
+    root.mkdir(parents=True, exist_ok=True)
+    if metrics is not None:
+        raw["evaluate"] |= evaluate
+        (root / METRICS_FILE).write_text(metrics)
     (root / "search_spaces").mkdir(parents=True, exist_ok=True)
     (root / "search_spaces" / "own.yaml").write_text(yaml.safe_dump(raw))
     (root / FILE).write_text(source)

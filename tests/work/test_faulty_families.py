@@ -9,7 +9,7 @@ import torch
 from own_models import EXAMPLE, FILE, space_of
 from test_pipeline import pipeline
 
-from pipeline.work.family import family_faults
+from pipeline.work.own import family_faults
 
 FAULTY = Path(__file__).parents[1] / "fixtures" / "faulty" / "faulty.py"
 FAULTS = {
