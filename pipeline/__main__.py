@@ -135,6 +135,9 @@ def new(
     duration: Annotated[
         str, typer.Option("--for", help="the time it may take on this machine: 90m, 2h, 1h30m")
     ] = "1h",
+    family: Annotated[
+        str | None, typer.Option(help="a family of your own: FILE.py:CLASS (docs/model.md)")
+    ] = None,
 ) -> None:
     """Look at a folder of images and write a search space for it."""
     from pipeline.commands.new import new_space
@@ -145,7 +148,7 @@ def new(
         seconds = (deadline_after(duration) - now()).total_seconds()
     except ValueError as error:
         raise UserError(f"new: --for {error}") from None
-    file = new_space(_root(), load_machine(_root()), name, images, seconds)
+    file = new_space(_root(), load_machine(_root()), name, images, seconds, family)
     typer.echo(f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`")
 
 

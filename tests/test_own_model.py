@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_models import EXAMPLE, FILE, METRICS, METRICS_FILE, space_of
+from own_models import EXAMPLE, FILE, LIKELIHOOD, METRICS, METRICS_FILE, space_of
 from test_pipeline import pipeline
 
 from pipeline.paths import Paths
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 
 def work(folder: Path, workers: int) -> dict[str, bytes]:
     """All five stages by the command line; every output by name."""
-    space_of(folder, metrics=METRICS, width={"low": 4, "high": 8, "step": 4}, latent_dim=3)
+    width = {"low": 4, "high": 8, "step": 4}
+    space_of(folder, metrics=METRICS, likelihood=LIKELIHOOD, width=width, latent_dim=3)
     (folder / "machine.yaml").write_text(f"workers: {workers}\ndevice: cpu\n")
     done = pipeline(folder, "run", "own")
     assert done.returncode == 0, done.stderr
@@ -79,7 +80,7 @@ def metrics_are_stated(folder: Path, outputs: dict[str, bytes]) -> None:
     (folder / METRICS_FILE).write_text(METRICS)
 
 
-def loads_alone(folder: Path, elsewhere: Path) -> None:
+def loads_alone(folder: Path, elsewhere: Path, shape: tuple[int, int, int] = (1, 8, 8)) -> None:
     """A saved MLflow model in a process that has neither the checkout nor the file."""
     retrain = folder / "runs" / "own" / "retrain"
     save = "from pipeline.tracking.model import save_model; import sys; from pathlib import Path\n"
@@ -100,4 +101,4 @@ def loads_alone(folder: Path, elsewhere: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.endswith("/code/pipeline/__init__.py\n")
-    assert np.load(elsewhere / "out.npy").shape == (2, 1, 8, 8)
+    assert np.load(elsewhere / "out.npy").shape == (2, *shape)

@@ -61,6 +61,13 @@ def files_of(names: Iterable[Any]) -> list[str]:
     return sorted({name.rpartition(":")[0] for name in names if is_own(name)})
 
 
+def with_digest(name: str, sources: Mapping[str, Mapping[str, str]]) -> str:
+    """A name that is another one where its file, if it is in one, has other content."""
+    if not is_own(name):
+        return name
+    return f"{name} of {sources[name.rpartition(':')[0]]['sha256'][:12]}"
+
+
 def kept(sections: Mapping[str, Any]) -> tuple[dict[str, Any], Read]:
     """Recorded sections as a person writes them, and how the files in them are read."""
     written: dict[str, Any] = {}

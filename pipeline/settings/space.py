@@ -43,6 +43,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 MAX_CELLS = 100_000
 # What else than a family may be a file of one's own: its section and key, and what it defines.
 OWN = (
+    ("model", "likelihood", ast.ClassDef),
     ("data", "reader", ast.FunctionDef),
     ("evaluate", "metrics", ast.FunctionDef),
 )
@@ -120,14 +121,17 @@ class Data(Section):
 class Model(Section):
     """What a trial may not vary, because trials of one study must be comparable."""
 
-    likelihood: Literal[
-        "bernoulli",
-        "binarized",
-        "gaussian",
-        "laplace",
-        "continuous_bernoulli",
-        "discretized_logistic",
-    ] = "bernoulli"
+    likelihood: (
+        Literal[
+            "bernoulli",
+            "binarized",
+            "gaussian",
+            "laplace",
+            "continuous_bernoulli",
+            "discretized_logistic",
+        ]
+        | OwnName
+    ) = "bernoulli"
     sigma: float | Literal["optimal"] | None = Field(
         None, description="gaussian: fixed standard deviation (default √½), or `optimal` (σ-VAE)"
     )
@@ -372,7 +376,7 @@ class Space(Section):
         """The Python files that a section names; those of families are of `model`."""
         names: dict[str, list[Any]] = {
             "data": [self.data.reader],
-            "model": self._families,
+            "model": [*self._families, self.model.likelihood],
             "evaluate": self.evaluate.metrics or [],
         }
         return files_of(names.get(section, []))

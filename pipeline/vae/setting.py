@@ -17,6 +17,8 @@ from pipeline.vae.families import FAMILIES, Family
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from pipeline.vae.likelihood import Likelihood
+
     T = TypeVar("T", bound=DataclassInstance)
 
 
@@ -27,7 +29,7 @@ class Architecture:
     family: Family
     latent_dim: int
     init: str
-    likelihood: str
+    likelihood: str | type[Likelihood]
     sigma: float | Literal["optimal"] | None
 
 
@@ -62,14 +64,17 @@ class Setting:
 def read_architecture(record: Mapping[str, Any]) -> Architecture:
     """The architecture of a record of all hyperparameters, likelihood and sigma.
 
-    Of the families' own only those are needed that its family reads; a family in a file of one's
-    own needs `sources`. Raises KeyError with the key that is missing or the family that is unknown,
-    and UserError for a source that is damaged or fails.
+    Of the families' own only those are needed that its family reads; a family or likelihood in a
+    file of one's own needs `sources`. Raises KeyError with the key that is missing or the family
+    that is unknown, and UserError for a source that is damaged or fails.
     """
     name, sources = record["family"], record.get("sources", {})
     kind: type[Any] = own_object(name, sources) if ":" in name else FAMILIES[name]
     family: Family = _read(kind, record)
-    return _read(Architecture, {**record, "family": family})
+    likelihood = record["likelihood"]
+    if ":" in likelihood:
+        likelihood = own_object(likelihood, sources)
+    return _read(Architecture, {**record, "family": family, "likelihood": likelihood})
 
 
 def read_setting(record: Mapping[str, Any]) -> Setting:

@@ -22,16 +22,29 @@ def check_own(space: Space, shape: tuple[int, int, int]) -> None:
 
 
 def own_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
-    """A line for each fault, for images (C, H, W)."""
-    faulty = False
-    for fault in family_faults(space, shape):
-        faulty = True
-        yield fault
-    if not faulty and (names := space.evaluate.metrics):  # which need a model
-        from pipeline.vae.metrics import metric_faults
+    """A line for each fault, for images (C, H, W); of what relies on nothing that is faulty."""
+    for faults in (_likelihood_faults, family_faults, _metric_faults):
+        found = list(faults(space, shape))
+        yield from found
+        if found:
+            return
 
-        record = space.record(completed(space.searched, {}))
-        yield from metric_faults(names, space.section("evaluate")[SOURCES], record, shape)
+
+def _likelihood_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    if not is_own(space.model.likelihood):
+        return
+    from pipeline.vae.likelihood_faults import likelihood_faults
+
+    yield from likelihood_faults(space.model.likelihood, space.section("model")[SOURCES], shape)
+
+
+def _metric_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    if not space.evaluate.metrics:
+        return
+    from pipeline.vae.metrics import metric_faults
+
+    record, files = space.record(completed(space.searched, {})), space.section("evaluate")[SOURCES]
+    yield from metric_faults(space.evaluate.metrics, files, record, shape)
 
 
 def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:

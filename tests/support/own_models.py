@@ -18,10 +18,11 @@ def _examples(page: Path) -> list[str]:
     return [part.split("```")[0] for part in parts[1:]]
 
 
-EXAMPLE, METRICS = _examples(PAGE)
+EXAMPLE, LIKELIHOOD, METRICS = _examples(PAGE)
 (READER,) = _examples(DOCS / "data.md")
 FILE, FAMILY = "my_models.py", "my_models.py:ResidualVAE"
 METRICS_FILE, READER_FILE = "my_metrics.py", "my_reader.py"
+LIKELIHOOD_FILE = "my_likelihoods.py"
 NAMED = {"metrics": [f"{METRICS_FILE}:sharpness", f"{METRICS_FILE}:errors"]}
 
 
@@ -31,11 +32,14 @@ def space_of(
     *,
     metrics: str | None = None,
     evaluate: dict[str, Any] = NAMED,
+    likelihood: str | None = None,
+    name: str = "StudentT",
     **parameters: Any,
 ) -> Space:
     """The space `own` of a folder with `my_models.py`, on digits, with these parameters.
 
-    With the source of `my_metrics.py` also with those of its metrics that `evaluate` names.
+    With the source of `my_metrics.py` also with those of its metrics that `evaluate` names; with
+    that of `my_likelihoods.py` with its class `name`.
     """
     raw: dict[str, Any] = {
         "data": {"name": "digits"},
@@ -49,6 +53,9 @@ def space_of(
     if metrics is not None:
         raw["evaluate"] |= evaluate
         (root / METRICS_FILE).write_text(metrics)
+    if likelihood is not None:
+        raw["model"] = {"likelihood": f"{LIKELIHOOD_FILE}:{name}"}
+        (root / LIKELIHOOD_FILE).write_text(likelihood)
     (root / "search_spaces").mkdir(parents=True, exist_ok=True)
     (root / "search_spaces" / "own.yaml").write_text(yaml.safe_dump(raw))
     (root / FILE).write_text(source)
