@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 from own_models import EXAMPLE, FILE, LIKELIHOOD, METRICS, METRICS_FILE, space_of
 from test_pipeline import pipeline
 
-from pipeline.paths import Paths
+from pipeline.audit import figures
+from pipeline.audit.book import read_book
+from pipeline.paths import STAGES, Paths
 from pipeline.sync.outputs import Outputs
 
 pytestmark = pytest.mark.slow
@@ -67,6 +70,12 @@ def metrics_are_stated(folder: Path, outputs: dict[str, bytes]) -> None:
     assert "errors · worst" in report
     sent = Outputs.read(Paths(folder, "own"), "evaluate").figures()  # to MLflow
     assert sent["test_own_metrics.sharpness"] == stated["own_metrics"]["sharpness"]
+    book = read_book(Paths(folder, "own"), STAGES)
+    assert not list(figures.metrics(book))
+    for forged in ({}, {"sharpness": 1.0}, {**stated["own_metrics"], "other": 1.0}):
+        wrong = replace(book, metrics={**book.metrics, "own_metrics": forged})
+        assert any("own_metrics are of" in line for line in figures.metrics(wrong))
+
     record = json.loads(outputs["evaluate/record.json"])
     digest = hashlib.sha256(METRICS.encode()).hexdigest()
     assert record["settings"]["evaluate"]["sources"][METRICS_FILE]["sha256"] == digest

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from own_models import READER, READER_FILE
-from sklearn.datasets import load_digits
+from own_models import READER, READER_FILE, write_digits
 from test_pipeline import pipeline
 
 from pipeline.data.own_reader import read_own
@@ -42,9 +40,7 @@ def space_with(root: Path, source: str, function: str = "read") -> Space:
     """The space `own` whose data are read from `there/` by a function of `my_reader.py`."""
     (root / "search_spaces").mkdir(parents=True, exist_ok=True)
     (root / "there").mkdir(exist_ok=True)
-    digits = load_digits()
-    table = np.c_[digits.target, digits.data][:200]
-    np.savetxt(root / "there" / "digits.csv", table, fmt="%d", delimiter=",")
+    write_digits(root / "there" / "digits.csv")
     path = "there/digits.csv" if function == "read" else "there"
     raw = {"data": {"name": "own", "path": path, "reader": f"{READER_FILE}:{function}"}}
     (root / "search_spaces" / "own.yaml").write_text(yaml.safe_dump(raw))

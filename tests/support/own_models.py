@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from sklearn.datasets import load_digits
 
 from pipeline.settings.space import Space, load_space
 
@@ -60,3 +62,9 @@ def space_of(
     (root / "search_spaces" / "own.yaml").write_text(yaml.safe_dump(raw))
     (root / FILE).write_text(source)
     return load_space(root, "own")
+
+
+def write_digits(file: Path) -> None:
+    """200 of them as the reader of docs/data.md takes them."""
+    digits = load_digits()
+    np.savetxt(file, np.c_[digits.target, digits.data][:200], fmt="%d", delimiter=",")
