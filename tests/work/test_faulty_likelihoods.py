@@ -36,7 +36,7 @@ FAULTS = {
     "OtherConstant": "constant must give the output whose mean is the image",
     "Unnormalized": "its probabilities integrate to 0.752 over real, not to 1",
     "NoSupport": "support must be levels, binary, unit, real or None, not 'pixels'",
-    "Fails": "fails: line 113: NotImplementedError: later",
+    "Fails": "fails: line 116: NotImplementedError: later",
 }
 
 
