@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.own_code import Sources, own_object, where
 from pipeline.paths import Paths
 from pipeline.settings.own_data import own_path, own_sha256
-from pipeline.settings.space import Data
+from pipeline.settings.sections import Data
 
 
 def read_own(data: Data, source: Sources, paths: Paths) -> RawData:
@@ -54,7 +54,7 @@ def _read(data: Data, source: Sources, paths: Paths) -> dict[str, np.ndarray]:
         return {str(key): np.asarray(value) for key, value in answer.items() if value is not None}
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{data.reader}: fails: {where(error, data.reader)}: correct it") from error
 
 

@@ -28,7 +28,8 @@ from pipeline.paths import Paths, main_checkout
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_data import own_path
 from pipeline.settings.own_files import SOURCES
-from pipeline.settings.space import KNOWN_DATA, Space
+from pipeline.settings.sections import KNOWN_DATA
+from pipeline.settings.space import Space
 
 LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")

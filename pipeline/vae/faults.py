@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.own_code import where
 from pipeline.vae.cost import count_size
 from pipeline.vae.families.layers import Shape
+from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
 from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.setting import Architecture, read_architecture
 
@@ -37,11 +38,11 @@ def find_fault(record: Mapping[str, Any], shape: Shape) -> str | None:
     """
     family = str(record["family"])
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), process_is_left_alone():
             _examine(read_architecture(record), shape)
-    except (_Fault, UserError) as fault:
+    except (_Fault, ProcessChanged, UserError) as fault:
         return str(fault)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"fails: {where(error, family)}"
     return None
 

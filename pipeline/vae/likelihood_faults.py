@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.own_code import Sources, own_object, where
 from pipeline.vae.families.layers import Shape
+from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
 from pipeline.vae.likelihood import Likelihood
 
 IMAGES, DRAWS = 4, 4096
@@ -30,13 +31,13 @@ class _Fault(Exception):
 def likelihood_faults(name: str, sources: Sources, shape: Shape) -> Iterator[str]:
     """The first fault of FILE.py:CLASS for images (C, H, W), as a line, if it has one."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), process_is_left_alone():
             examine(own_object(name, sources), shape)
     except UserError as error:
         yield str(error)
-    except _Fault as fault:
+    except (_Fault, ProcessChanged) as fault:
         yield f"{name}: {fault}"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         yield f"{name}: fails: {where(error, name)}"
 
 

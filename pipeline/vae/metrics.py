@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.own_code import Sources, own_object, where
 from pipeline.seeds import derive_seed
+from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
 from pipeline.vae.measure import BATCH, elbo, pixels, seen
 from pipeline.vae.model import VAE, build
 from pipeline.vae.setting import read_architecture
@@ -96,6 +97,14 @@ def _array(parts: list[Tensor]) -> np.ndarray:
 
 def _examined(name: str, sources: Sources, tested: Tested) -> float | dict[str, float]:
     """What a metric says, which it is asked twice. Raises UserError."""
+    try:
+        with process_is_left_alone():
+            return _asked_twice(name, sources, tested)
+    except ProcessChanged as fault:
+        raise UserError(f"{name}: {fault}") from None
+
+
+def _asked_twice(name: str, sources: Sources, tested: Tested) -> float | dict[str, float]:
     function = own_object(name, sources)
     given = _digests(tested)
     first = _called(name, function, tested)
@@ -119,7 +128,7 @@ def _called(name: str, function: Any, tested: Tested) -> float | dict[str, float
         return _number(answer)
     except _NoFigure as fault:
         raise UserError(f"{name}: {fault}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{name}: fails: {where(error, name)}: correct it") from error
     finally:
         tested.model.eval()

@@ -125,3 +125,15 @@ def test_check_and_prepare_refuse_a_faulty_one(tmp_path: Path) -> None:
         assert f"error: {READER_FILE}:random: {FAULTS['random']}" in refused.stderr
         assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "runs" / "own" / "prepare").exists()
+
+
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_one_that_ends_the_process_is_refused(tmp_path: Path, indent: str) -> None:
+    """The command would have ended with exit code 0 and without a word."""
+    space_with(tmp_path, f"def read(path):\n    pass\n{indent}raise SystemExit(0)\n")
+    for command in ("check", "prepare"):
+        refused = pipeline(tmp_path, command, "own")
+        assert refused.returncode == 2
+        assert f"error: {READER_FILE}" in refused.stderr
+        assert "line 3: SystemExit: 0: correct it" in refused.stderr
+        assert refused.stderr.count("\n") == 1

@@ -85,3 +85,28 @@ def test_a_wrong_name_is_one_line(tmp_path: Path, name: str, message: str) -> No
     with pytest.raises(UserError) as caught:
         load_space(tmp_path, "own")
     assert str(caught.value).startswith(f"search_spaces/own.yaml: model.{message}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("torch.set_default_dtype(torch.float64)", "for the whole process (default_dtype)"),
+        ("torch.set_flush_denormal(True)", "for the whole process (flush_denormal)"),
+    ],
+)
+@pytest.mark.parametrize("where", ["file", "method"])
+def test_what_ends_or_changes_the_process_is_refused(
+    tmp_path: Path, statement: str, message: str, where: str
+) -> None:
+    method = "    def constant(self, mean_image):\n"
+    assert method in LIKELIHOOD
+    text = LIKELIHOOD.replace(method, f"{method}        {statement}\n")
+    if where == "file":
+        text = f"{LIKELIHOOD}\n{statement}\n"
+    before = torch.get_default_dtype()
+    (line,) = own_faults(space_of(tmp_path, likelihood=text, family="mlp"), (1, 8, 8))
+    assert line.startswith(LIKELIHOOD_FILE)
+    assert message in line
+    assert "\n" not in line
+    assert torch.get_default_dtype() == before

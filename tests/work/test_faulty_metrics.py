@@ -64,3 +64,26 @@ def test_a_wrong_name_is_one_line(tmp_path: Path, names: str, message: str) -> N
     assert str(caught.value).startswith("search_spaces/own.yaml: evaluate")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("torch.set_default_dtype(torch.float64)", "for the whole process (default_dtype)"),
+        ("torch.set_flush_denormal(True)", "for the whole process (flush_denormal)"),
+    ],
+)
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_what_ends_or_changes_the_process_is_refused(
+    tmp_path: Path, statement: str, message: str, indent: str
+) -> None:
+    rest = ["    return 1.0", f"{indent}{statement}"]  # in the function, or behind it
+    lines = ["import torch", "def own(tested):", *(reversed(rest) if indent else rest), ""]
+    text = "\n".join(lines)
+    named = {"metrics": [f"{METRICS_FILE}:own"]}
+    before = torch.get_default_dtype()
+    (line,) = own_faults(space_of(tmp_path, metrics=text, evaluate=named), (1, 8, 8))
+    assert line.startswith(METRICS_FILE)
+    assert message in line
+    assert torch.get_default_dtype() == before
