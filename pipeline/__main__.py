@@ -116,15 +116,15 @@ def check(name: Name) -> None:
     from pipeline.commands.estimate import estimate_text, find_images
     from pipeline.paths import Paths
     from pipeline.settings.space import load_space
-    from pipeline.work.family import family_faults
+    from pipeline.work.own import own_faults
 
     space = load_space(_root(), name)
     root, machine = _here()
-    shape = find_images(space, Paths(root, name)).shape
+    images = find_images(space, Paths(root, name))
     typer.echo(describe(space))
-    if space.sources and shape:
-        _refuse(name, list(family_faults(space, shape)))
-    typer.echo(estimate_text(space, machine, Paths(root, name)))
+    if space.sources and images.shape:
+        _refuse(name, list(own_faults(space, images.shape)))
+    typer.echo(estimate_text(space, machine, Paths(root, name), images))
 
 
 def _refuse(name: str, faults: list[str]) -> None:
@@ -142,6 +142,9 @@ def new(
     duration: Annotated[
         str, typer.Option("--for", help="the time it may take on this machine: 90m, 2h, 1h30m")
     ] = "1h",
+    family: Annotated[
+        str | None, typer.Option(help="a family of your own: FILE.py:CLASS (docs/model.md)")
+    ] = None,
 ) -> None:
     """Look at a folder of images and write a search space for it."""
     from pipeline.commands.new import new_space
@@ -151,7 +154,7 @@ def new(
         seconds = (deadline_after(duration) - now()).total_seconds()
     except ValueError as error:
         raise UserError(f"new: --for {error}") from None
-    file = new_space(*_here(), name, images, seconds)
+    file = new_space(*_here(), name, images, seconds, family)
     typer.echo(f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`")
 
 

@@ -116,13 +116,15 @@ NEUTRAL = {
 # `settings` has the code as its dependency.
 THROUGH_SETTINGS = {
     "settings/own_data.py",
+    "settings/search_section.py",
     "settings/sections.py",
     "settings/snapshot.py",
     "settings/space.py",
     "settings/validation.py",
 }
 PARSING = {
-    f"settings/{name}.py" for name in ("declared", "hyperparameters", "own_family", "parameters")
+    f"settings/{name}.py"
+    for name in ("declared", "hyperparameters", "own_family", "own_files", "parameters")
 }
 
 

@@ -10,7 +10,7 @@ from pipeline.api.comparison import Comparison, compare
 from pipeline.api.sweep import Sweep
 from pipeline.errors import UserError
 from pipeline.files import write_text
-from pipeline.settings.own_family import reader
+from pipeline.settings.own_files import reader
 from pipeline.settings.space import NAME, parse_space, space_names
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json
 from pipeline.record import open_inputs
+from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.settings.space import Space
 from pipeline.study.compare import Difference, Matrix, difference
 
@@ -141,7 +142,8 @@ def _entry(sweep: Sweep) -> Entry:
 
 
 def _settings(space: Space) -> dict[str, Any]:
-    return space.model.model_dump()
+    sources = space.section("model").get(SOURCES, {})
+    return {**space.model.model_dump(), "likelihood": with_digest(space.model.likelihood, sources)}
 
 
 def _verdict(gap: Difference) -> str:

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_array, read_json
 from pipeline.paths import Paths
 from pipeline.record import SECTIONS, Record, is_made, read_record
-from pipeline.settings.own_family import kept
+from pipeline.settings.own_files import kept
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, search_study
 from pipeline.study.receipt import read_studies, recorded_part
@@ -96,5 +96,5 @@ def recorded_space(name: str, records: dict[str, Record]) -> Space:
             sections.setdefault(section, record.settings.get(section, {}))
     sections["parameters"] = written(sections["parameters"])
     sections["data"] = json.loads(json.dumps(sections["data"]))
-    sections["model"], read = kept(sections.get("model", {}))
+    sections, read = kept(sections)
     return parse_space(name, sections, f"runs/{name}: the recorded settings", read)

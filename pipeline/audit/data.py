@@ -14,6 +14,7 @@ from pipeline.audit.text import CLOSE
 from pipeline.data.known import facts
 from pipeline.data.reference import described
 from pipeline.seeds import digest
+from pipeline.settings.own_files import SOURCES
 
 FILE = "prepare/manifest.json"
 
@@ -44,6 +45,9 @@ def _source(book: Book) -> Iterator[str]:
     settings, manifest = book.records["prepare"].settings["data"], book.manifest
     if manifest["data"] != settings["name"]:
         yield f"{FILE}: data {manifest['data']} is not {settings['name']}"
+    for file, source in settings.get(SOURCES, {}).items():
+        if manifest["source_sha256"].get(file) != source["sha256"]:
+            yield f"{FILE}: source_sha256 is not that of {file}, which has read the data"
     if settings["path"] is None:
         classes, sources = facts(settings["name"])
         yield from _unlike(manifest["classes"], classes, "classes", "the set")

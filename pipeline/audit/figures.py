@@ -97,10 +97,14 @@ def _keys(book: Book) -> Iterator[str]:
         "probe_accuracy": options.probe and classes > 1,
         "iw_nll_nats": bool(options.iw_samples),
         "anomaly_auroc": bool(foreign),
+        "own_metrics": bool(options.metrics),
     }
     for key, asked in due.items():
         if (key in book.metrics) != asked:
             yield f"{FILE}: {key} is {'missing' if asked else 'stated, but not asked for'}"
+    named = sorted(name.rpartition(":")[2] for name in options.metrics or [])
+    if (stated := sorted(book.metrics.get("own_metrics", {}))) != named:
+        yield f"{FILE}: own_metrics are of {stated}, but asked for was {named}"
     if (found := sorted(book.metrics.get("anomaly_auroc", foreign))) != sorted(foreign):
         yield f"{FILE}: anomaly_auroc has {', '.join(found)}, but {', '.join(foreign)} is asked for"
 

@@ -10,7 +10,7 @@ from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
-from pipeline.settings.sections import PRUNERS
+from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
 from pipeline.study.constraints import within

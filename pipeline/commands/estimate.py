@@ -22,6 +22,7 @@ from pipeline.record import open_stage
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_place
+from pipeline.settings.own_files import SOURCES
 from pipeline.settings.sections import Data
 from pipeline.settings.space import Space
 
@@ -50,9 +51,8 @@ class Images:
     shape: tuple[int, int, int] | None = None
 
 
-def estimate_text(space: Space, machine: Machine, paths: Paths) -> str:
-    """The lines that `check` ends with. Raises UserError where `data.path` cannot be read."""
-    images = find_images(space, paths)
+def estimate_text(space: Space, machine: Machine, paths: Paths, images: Images) -> str:
+    """The lines that `check` ends with."""
     lines = ["", "estimates:", f"  images     {images.note}"]
     if images.shape is None:
         return "\n".join([*lines, "  the rest once `prepare` has read the images"])
@@ -80,7 +80,10 @@ def estimate_text(space: Space, machine: Machine, paths: Paths) -> str:
 
 
 def find_images(space: Space, paths: Paths) -> Images:
-    """What can be told of the data without reading pixels. Raises UserError."""
+    """What can be told of the data without reading pixels; a reader of your own is asked for all.
+
+    Raises UserError where `data.path` cannot be read.
+    """
     data = space.data
     if paths.manifest.exists():
         open_stage(paths, "prepare", [paths.manifest.name])
@@ -107,7 +110,9 @@ def find_images(space: Space, paths: Paths) -> Images:
         raise UserError(
             f"data.path: {path} cannot be read by you: change its permissions"
         ) from None
-    if data.name == "images":
+    if data.name == "own":
+        found = _own(space, path, paths)
+    elif data.name == "images":
         found = _folder(path, data)
     else:
         found = (_npz if data.name == "npz" else _pickle)(path)
@@ -126,6 +131,17 @@ def _folder(path: Path, data: Data) -> Images:
     count, classes = len(train), len({label for _, label in train})
     note = f"{count:,} in {classes} classes at {path}, the first {channels}×{height}×{width}"
     return Images(note, count, len(test), (channels, height, width))
+
+
+def _own(space: Space, path: Path, paths: Paths) -> Images:
+    """What a reader gives, as `prepare` has it."""
+    from pipeline.data.own_reader import read_own
+
+    raw = read_own(space.data, space.section("data")[SOURCES], paths)
+    count, channels, height, width = raw.train_images.shape
+    note = f"{count:,} by {space.data.reader} at {path}, {channels}×{height}×{width}"
+    test = len(raw.test_images) if raw.test_images is not None else 0
+    return Images(note, count, test, (channels, height, width))
 
 
 def _npz(path: Path) -> Images:

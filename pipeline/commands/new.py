@@ -13,15 +13,19 @@ from statistics import median
 
 import numpy as np
 
+from pipeline.commands.check import allowed
 from pipeline.commands.estimate import time_steps
 from pipeline.data.image_files import DEEP, IMAGE_FORMATS, Labelled, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_path
+from pipeline.settings.own_family import kind_of
+from pipeline.settings.own_files import files_of, reader
 from pipeline.settings.sections import Data
 from pipeline.settings.space import NAME, Space, parse_space
 from pipeline.settings.validation import read_yaml
+from pipeline.work.own import check_own
 
 SIDES = (64, 32, 16, 8)  # of which the largest that most pictures have
 PHOTOGRAPH = 32  # pixels of a side from which convolutions with depth are worth their time
@@ -47,11 +51,14 @@ class Pictures:
     deep: bool  # whether some have 16 bits
 
 
-def new_space(root: Path, machine: Machine, name: str, images: str, seconds: float) -> Path:
+def new_space(
+    root: Path, machine: Machine, name: str, images: str, seconds: float, family: str | None = None
+) -> Path:
     """Writes search_spaces/NAME.yaml for the images of a folder; returns the file.
 
-    The budget takes about so many seconds on this machine. Raises UserError for a name that is
-    taken, and for images that cannot be used.
+    The budget takes about so many seconds on this machine, with the `family` FILE.py:CLASS of one's
+    own if it is given. Raises UserError for a name that is taken, for images that cannot be used
+    and for a family that is faulty.
     """
     file = root / "search_spaces" / f"{name}.yaml"
     if not NAME.fullmatch(name):
@@ -71,10 +78,13 @@ def new_space(root: Path, machine: Machine, name: str, images: str, seconds: flo
     data = Data.model_validate(_read(name, head)["data"])
     sample = [read_image(path, data) for path, _ in train[:: max(1, len(train) // LOOKED_AT)]]
     height, width, channels = sample[0].shape
-    text = head + _model(sample, channels) + _parameters(pictures, (channels, height, width))
-    budget = _budget(machine, name, text, (channels, height, width), pictures, seconds)
-    text += budget
-    parse_space(name, _read(name, text), f"search_spaces/{name}.yaml")
+    shape = (channels, height, width)
+    model = _usual_family(shape) if family is None else _own_family(root, family)
+    text = head + _model(sample, channels) + _parameters(pictures, shape, model)
+    if family is not None:
+        check_own(_parsed(root, name, text), shape)
+    text += _budget(root, machine, name, text, shape, pictures, seconds)
+    _parsed(root, name, text)
     write_text(file, text)
     return file
 
@@ -136,23 +146,41 @@ def _model(sample: list[np.ndarray], channels: int) -> str:
     )
 
 
-def _parameters(pictures: Pictures, shape: tuple[int, int, int]) -> str:
-    pixels, train = math.prod(shape), pictures.train * (0.6 if not pictures.test else 0.8)
-    batch = int(min(128, max(8, 2 ** round(math.log2(max(train / 30, 1))))))
-    low = 8 if pixels < 1000 else 16 if pixels < 3000 else 32
-    lines = ["parameters:"]
+def _usual_family(shape: tuple[int, int, int]) -> list[str]:
     if min(shape[1:]) >= PHOTOGRAPH:
-        lines += [
+        return [
             "  family: residual              # as deep as the image is large (docs/model.md)",
             "  filters: {choices: [16, 24, 32]}",
             "  blocks: {choices: [1, 2]}",
         ]
-    else:
-        lines += [
-            "  family: mlp                   # small images; or conv_stride, conv_pool",
-            "  hidden: {choices: [[512, 256], [512], [256, 128]]}",
-            "  skip: true",
-        ]
+    return [
+        "  family: mlp                   # small images; or conv_stride, conv_pool",
+        "  hidden: {choices: [[512, 256], [512], [256, 128]]}",
+        "  skip: true",
+    ]
+
+
+def _own_family(root: Path, family: str) -> list[str]:
+    """A family of one's own, with its hyperparameters at their defaults."""
+    try:
+        read = reader(root)
+        kind = kind_of([family], {file: read(file) for file in files_of([family])})
+    except ValueError as error:
+        raise UserError(f"new: --family: {error}") from None
+    lines = [f"  family: {family}"]
+    for key, families in kind.readers.items():
+        if family in families:
+            field = kind.model_fields[key]
+            meaning = f"{field.description}; {allowed(key, kind)}"
+            lines.append(f"  {key}: {json.dumps(field.get_default()):<{28 - len(key)}}# {meaning}")
+    return [*lines, "  # fixed so far: a range {low: …, high: …} or {choices: […]} is searched"]
+
+
+def _parameters(pictures: Pictures, shape: tuple[int, int, int], model: list[str]) -> str:
+    pixels, train = math.prod(shape), pictures.train * (0.6 if not pictures.test else 0.8)
+    batch = int(min(128, max(8, 2 ** round(math.log2(max(train / 30, 1))))))
+    low = 8 if pixels < 1000 else 16 if pixels < 3000 else 32
+    lines = ["parameters:", *model]
     lines += [
         f"  latent_dim: {{low: {low}, high: {4 * low}, step: {low}}}",
         f"  batch_size: {batch:<18}# some 30 steps an epoch or more",
@@ -166,6 +194,7 @@ def _parameters(pictures: Pictures, shape: tuple[int, int, int]) -> str:
 
 
 def _budget(
+    root: Path,
     machine: Machine,
     name: str,
     text: str,
@@ -174,7 +203,7 @@ def _budget(
     seconds: float,
 ) -> str:
     """The largest that fits into the time, by real steps of the centre's setting on one core."""
-    space: Space = parse_space(name, _read(name, text), f"search_spaces/{name}.yaml")
+    space = _parsed(root, name, text)
     step, batch, _ = time_steps(space, shape)
     data = space.data
     train = pictures.train * (1 if pictures.test else 1 - data.test.fraction)
@@ -201,6 +230,10 @@ def _budget(
         "evaluate: {iw_samples: 50}\n"
         "render: {projections: [pca, tsne]}\n"
     )
+
+
+def _parsed(root: Path, name: str, text: str) -> Space:
+    return parse_space(name, _read(name, text), f"search_spaces/{name}.yaml", reader(root))
 
 
 def _read(name: str, text: str) -> dict[str, dict[str, object]]:

@@ -10,7 +10,7 @@ from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.record import open_stage
 from pipeline.settings.machine import Machine
-from pipeline.settings.own_family import read_source
+from pipeline.settings.own_files import read_source
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger
@@ -57,7 +57,7 @@ def study_space(root: Path, machine: Machine, study: str, file: str | None = Non
     with reading(machine, Paths(root, "")) as ledger:
         name, spec, rest = _found(ledger, study)
         if file is not None:
-            return file_text(study, spec, file)
+            return file_text(study, spec, rest, file)
         return space_text(name, study, spec, _with_data(root, name, study, spec, rest))
 
 
@@ -73,7 +73,8 @@ def _check_files(root: Path, space: Space, study: str) -> None:
 
     So that no code is run that came with a database.
     """
-    for file, source in space.sources.items():
+    for file in space.files("model"):
+        source = space.sources[file]
         try:
             here = read_source(root, file).sha256
         except ValueError:

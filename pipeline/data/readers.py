@@ -61,7 +61,7 @@ def read_npz(path: Path) -> RawData:
     Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); all but the images may be left
     out. Raises UserError.
     """
-    return _raw_data(_arrays(path), path, {path.name: sha256_of(path)})
+    return raw_data(_arrays(path), path, {path.name: sha256_of(path)})
 
 
 def look_at_npz(path: Path) -> tuple[tuple[int, ...], int]:
@@ -130,7 +130,7 @@ def read_pickle(path: Path, downloads: Path) -> RawData:
     if not converted.exists():
         with files.atomic_path(converted) as temporary:
             unpickle.to_npz(path, temporary)
-    return _raw_data(_arrays(converted), path, {path.name: sha256})
+    return raw_data(_arrays(converted), path, {path.name: sha256})
 
 
 # Arrays
@@ -145,7 +145,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise heads.unreadable(path, error) from None
 
 
-def _check_names(names: set[str], where: Path) -> None:
+def _check_names(names: set[str], where: Path | str) -> None:
     unknown = sorted(names - set(ARRAYS))
     if unknown:
         raise UserError(
@@ -160,7 +160,8 @@ def _check_names(names: set[str], where: Path) -> None:
         raise UserError(f"{where}: `labels` and `test_labels` go together: add the missing ones")
 
 
-def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]) -> RawData:
+def raw_data(arrays: dict[str, np.ndarray], where: Path | str, source: dict[str, str]) -> RawData:
+    """The data set of the arrays that `read_npz` takes; `where` names them in a UserError."""
     train, test = _images(arrays, where)
     labels = _labels(arrays.get("labels"), len(train))
     test_labels = _labels(arrays.get("test_labels"), len(test) if test is not None else 0)
@@ -177,7 +178,9 @@ def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]
     )
 
 
-def _images(arrays: dict[str, np.ndarray], where: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _images(
+    arrays: dict[str, np.ndarray], where: Path | str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Views (N, C, H, W) of the images, and of those for the test. Raises UserError if anything
     about names, shapes and types is wrong."""
     _check_names(set(arrays), where)
@@ -195,7 +198,7 @@ def _images(arrays: dict[str, np.ndarray], where: Path) -> tuple[np.ndarray, np.
     return train, test
 
 
-def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
+def _channels_first(images: np.ndarray, where: Path | str) -> np.ndarray:
     """A view (N, C, H, W) of checked images."""
     if images.dtype != np.uint8:
         raise UserError(
@@ -218,7 +221,7 @@ def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
     return images.transpose(0, 3, 1, 2) if last else images
 
 
-def _check_labels(labels: np.ndarray | None, count: int, where: Path) -> None:
+def _check_labels(labels: np.ndarray | None, count: int, where: Path | str) -> None:
     if labels is None:
         return
     if labels.shape != (count,):

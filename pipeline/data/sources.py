@@ -20,22 +20,28 @@ import numpy as np
 from pipeline.data import readers
 from pipeline.data.download import Unusable, from_apt, from_npm, from_torchvision
 from pipeline.data.known import FILES, KNOWN, KnownSet, facts
+from pipeline.data.own_reader import read_own
 from pipeline.data.readers import RawData
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, sha256_of
 from pipeline.paths import Paths, main_checkout
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_data import own_path
-from pipeline.settings.sections import KNOWN_DATA, Data
+from pipeline.settings.own_files import SOURCES
+from pipeline.settings.sections import KNOWN_DATA
+from pipeline.settings.space import Space
 
 LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")
 
 
-def load(data: Data, machine: Machine, paths: Paths) -> RawData:
+def load(space: Space, machine: Machine, paths: Paths) -> RawData:
     """The images that the `data` section names. Raises UserError."""
+    data = space.data
     if data.path is None:
         return load_known(data.name, machine, paths)
+    if data.name == "own":
+        return read_own(data, space.section("data")[SOURCES], paths)
     path = own_path(paths.root, data.path)
     if data.name == "images":
         if not path.is_dir():

@@ -19,7 +19,7 @@ from pipeline.figures.trials import (
 )
 from pipeline.results.states import RANKED, State
 from pipeline.settings.hyperparameters import Choices, Domain
-from pipeline.settings.sections import PRUNERS, Search
+from pipeline.settings.search_section import PRUNERS, Search
 from pipeline.settings.space import Space
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge

@@ -13,7 +13,7 @@ TIMES = ("seconds", "core_seconds", "ended_ms")
 EPOCH = ("epoch", *CURVE, PER_DIMENSION, *TIMES)
 
 # Of a winner on the test images: the few figures by which DVC compares experiments.
-HEADLINE = (*PARTS, "iw_nll_nats", "bits_per_dim", "mse_per_pixel", "active_units")
+HEADLINE = (*PARTS, "iw_nll_nats", "bits_per_dim", "mse_per_pixel", "active_units", "own_metrics")
 
 # Of a trial: what it takes over from the epoch whose weights it keeps, and of the whole of it.
 KEPT = (*PARTS, "active_units")

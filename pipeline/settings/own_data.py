@@ -39,9 +39,9 @@ def own_path(root: Path, path: str) -> Path:
 def own_place(data: Data, root: Path) -> Path:
     """The file or folder of a sweep's own data. Raises UserError if there is none of that kind."""
     assert data.path is not None
-    path, folder = own_path(root, data.path), data.name == "images"
-    if not _is_there(path, folder):
-        kind = "a folder of images" if folder else "a file"
+    path = own_path(root, data.path)
+    if not _is_there(path, data.name):
+        kind = {"images": "a folder of images", "own": "a file or folder"}.get(data.name, "a file")
         raise UserError(f"data.path: must be {kind}, but there is none at {path}: correct it")
     return path
 
@@ -69,9 +69,11 @@ def own_sha256(data: Data, paths: Paths) -> str | None:
     return hasher.hexdigest()
 
 
-def _is_there(path: Path, folder: bool) -> bool:
+def _is_there(path: Path, name: str) -> bool:
     try:
-        return path.is_dir() if folder else path.is_file()
+        return (name != "images" and path.is_file()) or (
+            name in ("images", "own") and path.is_dir()
+        )
     except OSError as error:
         raise UserError(f"data.path: {str(path)!r:.80}: {error.strerror}: correct it") from None
 

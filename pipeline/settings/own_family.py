@@ -1,28 +1,22 @@
-"""Families in files of your own, FILE.py:CLASS, and the hyperparameters that a space then has.
-
-Their source is part of the space: whoever works on a sweep, rebuilds its model or repeats a trial
-has it from there. Reading it runs nothing of it.
-"""
+"""The hyperparameters that a space has with families in files of your own, FILE.py:CLASS."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, create_model
 
 from pipeline.settings.declared import Declared, read_declared
 from pipeline.settings.hyperparameters import Hyperparameters
-from pipeline.settings.validation import Section, explain
+from pipeline.settings.own_files import Sources, files_of, is_own
+from pipeline.settings.validation import explain
 
 # Ours whose hyperparameters only those spaces have that name them: the others' studies stay.
 LATER = {"residual": "Residual"}
 OUR_FAMILIES = Path(__file__).parents[1] / "vae" / "families"
-MOST_BYTES = 1_000_000
 # What a record, a table or a study already has beside the hyperparameters: one name, one meaning.
 TAKEN = {
     "likelihood", "sigma", "sources",  # of a model
@@ -32,66 +26,6 @@ TAKEN = {
     "winner",
     "log10_lr",  # of MLflow's columns
 }  # fmt: skip
-OURS = "pipeline.vae"  # all of the checkout that a family may import: a model carries it
-
-
-class Source(Section):
-    """The content of a Python file."""
-
-    sha256: str
-    text: str
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Source:
-        if hashlib.sha256(self.text.encode()).hexdigest() != self.sha256:
-            raise ValueError("the text of a source is not that of its digest: restore it")
-        return self
-
-
-Sources = Mapping[str, Source]
-Read = Callable[[str], Source]
-
-
-def kept(model: Mapping[str, Any]) -> tuple[dict[str, Any], Read]:
-    """A record's section `model` as a person writes it, and how the files in it are read."""
-    written = dict(model)
-    found = {file: Source(**each) for file, each in written.pop("sources", {}).items()}
-
-    def read(file: str) -> Source:
-        return found[file] if file in found else nowhere(file)
-
-    return written, read
-
-
-def nowhere(file: str) -> Source:
-    """For a space that comes with no files. Raises ValueError."""
-    raise ValueError(f"{file}: there is no checkout to read it from")
-
-
-def reader(root: Path) -> Read:
-    """How the Python files of a checkout are read."""
-    return lambda file: read_source(root, file)
-
-
-def read_source(root: Path, file: str) -> Source:
-    """A file of the checkout that a space names. Raises ValueError; runs nothing of it."""
-    path = root / file
-    if Path(file).is_absolute() or root.resolve() not in path.resolve().parents:
-        raise ValueError(f"{file}: must be a file in the checkout, with its path from there")
-    if not path.is_file():
-        raise ValueError(f"{file}: there is no such file in {root}: add it, or correct the name")
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{file}: a family's file has at most {MOST_BYTES} bytes: shorten it")
-    try:
-        text = path.read_bytes().decode()
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise ValueError(f"{file}: line {error.lineno}: {error.msg}: correct it") from None
-    except ValueError:
-        raise ValueError(f"{file}: is no text in UTF-8: save it as such") from None
-    for node in ast.walk(tree):
-        _check_import(node, root, file)
-    return Source(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 
 def named(entry: Any) -> list[str]:
@@ -100,11 +34,6 @@ def named(entry: Any) -> list[str]:
         entry = entry.get("choices")
     choices = getattr(entry, "choices", entry if isinstance(entry, list) else [entry])
     return [each for each in choices if isinstance(each, str)]
-
-
-def files_of(families: Iterable[str]) -> list[str]:
-    """The files of the families that are one's own."""
-    return sorted({family.rpartition(":")[0] for family in own_families(families)})
 
 
 def kind_of(families: Iterable[str], sources: Sources) -> type[Hyperparameters]:
@@ -123,7 +52,7 @@ def _kind(families: tuple[str, ...], texts: tuple[str, ...]) -> type[Hyperparame
         for key, each in read_declared(text, LATER[family]).items():
             if key not in base.model_fields:
                 declared[key], readers[key] = each, (family,)
-    for family in own_families(families):
+    for family in filter(is_own, families):
         file, _, name = family.rpartition(":")
         try:
             for key, each in read_declared(files[file], name).items():
@@ -133,7 +62,7 @@ def _kind(families: tuple[str, ...], texts: tuple[str, ...]) -> type[Hyperparame
             raise ValueError(f"{file}: {error}") from None
     if not declared and not files:
         return base
-    known = (*get_args(base.model_fields["family"].annotation), *own_families(families))
+    known = (*get_args(base.model_fields["family"].annotation), *filter(is_own, families))
     usual = base.model_fields["family"]
     fields: dict[str, Any] = {}
     for key, each in declared.items():
@@ -145,11 +74,6 @@ def _kind(families: tuple[str, ...], texts: tuple[str, ...]) -> type[Hyperparame
     made.readers = {**base.readers, **readers}
     _check_defaults(made, declared)
     return made
-
-
-def own_families(families: Iterable[str]) -> list[str]:
-    """Those of the families that are in files of one's own."""
-    return [family for family in families if ":" in family]
 
 
 def _check_name(
@@ -182,20 +106,3 @@ def _check_defaults(kind: type[Hyperparameters], declared: dict[str, Declared]) 
             raise ValueError(
                 f"{file}: the default of {key}: {explain(error.errors()[0])}: correct it"
             ) from None
-
-
-def _check_import(node: ast.AST, root: Path, file: str) -> None:
-    """Raises ValueError for what no digest covers and no other place would have."""
-    names: list[str] = []
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        names = ["." if node.level else str(node.module)]
-    for name in names:
-        top = name.split(".")[0]
-        ours = top in ("", "pipeline") or (root / top).exists() or (root / f"{top}.py").exists()
-        if ours and not f"{name}.".startswith(f"{OURS}."):
-            raise ValueError(
-                f"{file}: line {getattr(node, 'lineno', 0)}: a family is one file, which may import"
-                f" {OURS} of the checkout alone, but got {name}: put that into it"
-            )

@@ -1,22 +1,21 @@
-"""The sections of search_spaces/NAME.yaml but for `parameters`: every key, default and meaning."""
+"""The sections of search_spaces/NAME.yaml but `search` and `parameters`: keys and defaults."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.settings.own_files import OwnName
+from pipeline.settings.search_section import Count, Seed
 from pipeline.settings.validation import Section
 
 KNOWN_DATA = ("fashion-mnist", "mnist", "digits")
-OWN_DATA = ("npz", "images", "pickle")
-PRUNERS = ("median", "percentile")  # what stops a trial for good; at rungs it only waits
+OWN_DATA = ("npz", "images", "pickle", "own")
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Validation(Section):
@@ -36,8 +35,13 @@ class TestSplit(Section):
 class Data(Section):
     """Which images, and how they are split."""
 
-    name: Literal["fashion-mnist", "mnist", "digits", "npz", "images", "pickle"]
-    path: str | None = Field(None, description="file or folder of your own npz, images or pickle")
+    name: Literal["fashion-mnist", "mnist", "digits", "npz", "images", "pickle", "own"]
+    path: str | None = Field(
+        None, description="file or folder of your own npz, images or pickle, or for `reader`"
+    )
+    reader: OwnName | None = Field(
+        None, description="own: what reads it, a function FILE.py:FUNCTION"
+    )
     size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = Field(
         None, description="images: every image is brought to this side, or [height, width]"
     )
@@ -62,6 +66,8 @@ class Data(Section):
             raise ValueError(f"name: {self.name} needs `path`, the file or folder to read")
         if self.name in KNOWN_DATA and self.path:
             raise ValueError(f"name: {self.name} takes no `path` (a mirror is machine.yaml's)")
+        if (self.name == "own") != (self.reader is not None):
+            raise ValueError("`name: own` and `reader: FILE.py:FUNCTION` go together: give both")
         for key in ("size", "crop", "colour"):
             if self.name != "images" and getattr(self, key) not in (None, "centre"):
                 raise ValueError(f"{key}: only `name: images` is read so: remove it")
@@ -79,14 +85,17 @@ class Data(Section):
 class Model(Section):
     """What a trial may not vary, because trials of one study must be comparable."""
 
-    likelihood: Literal[
-        "bernoulli",
-        "binarized",
-        "gaussian",
-        "laplace",
-        "continuous_bernoulli",
-        "discretized_logistic",
-    ] = "bernoulli"
+    likelihood: (
+        Literal[
+            "bernoulli",
+            "binarized",
+            "gaussian",
+            "laplace",
+            "continuous_bernoulli",
+            "discretized_logistic",
+        ]
+        | OwnName
+    ) = "bernoulli"
     sigma: float | Literal["optimal"] | None = Field(
         None, description="gaussian: fixed standard deviation (default √½), or `optimal` (σ-VAE)"
     )
@@ -98,125 +107,6 @@ class Model(Section):
         if isinstance(self.sigma, float) and self.sigma <= 0:
             raise ValueError(f"`sigma > 0` must hold, but got {self.sigma:g}")
         return self
-
-
-Objective = Literal["nelbo_nats", "kl_nats", "recon_nats"]
-
-
-class Constraints(Section):
-    """Bounds of a model: a setting that breaks one is not proposed."""
-
-    weights: Count | None = Field(None, description="weights of a model at most")
-    multiply_adds: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
-        None, description="multiply-adds of a forward pass for an image at most"
-    )
-    memory_mb: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="megabytes of a training at most: weights, gradients, optimizer, batch"
-    )
-
-
-class Stop(Section):
-    """When a search ends before its budget: more trials would not pay."""
-
-    gain: float = Field(
-        0.2, gt=0, description="nats that count as a gain: less is the noise between seeds"
-    )
-    patience: Count = Field(description="trials without a gain after which no new one begins")
-
-
-class Search(Section):
-    """The study: how trials are proposed, pruned and compared."""
-
-    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
-    startup_trials: Count = Field(
-        10, description="the centre and random draws, before the sampler learns"
-    )
-    random_share: float = Field(
-        0.0, ge=0, le=1, description="tpe, gp: share of the later trials that are drawn at random"
-    )
-    enqueue: list[dict[str, Any]] = Field(
-        default=[], description="settings to try first; what one leaves out is at its centre"
-    )
-    pruner: Literal["rungs", "none", "median", "percentile"] = Field(
-        "rungs", description="which trials end before their last epoch"
-    )
-    rungs: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None,
-        description="rungs: the epochs at which trials pause and the best go on (default: epochs,"
-        " divided by the factor up to three times)",
-    )
-    reduction_factor: int = Field(3, ge=2, description="rungs: the best one in so many goes on")
-    percentile: float = Field(25.0, gt=0, lt=100, description="percentile: the share that goes on")
-    min_epochs: Count = Field(1, description="median, percentile: no pruning before so many epochs")
-    min_trials: Count = Field(
-        4, description="median, percentile: no pruning before so many comparable trials"
-    )
-    trials: Count = Field(20, description="budget; raising it extends the study")
-    total_epochs: Count | None = Field(
-        None, description="budget in epochs of all trials; raising it extends the study"
-    )
-    epochs: Count = Field(5, description="epochs a trial at most")
-    parallelism: Count = Field(
-        4, description="virtual workers: what a proposal has seen is as if so many had worked"
-    )
-    constraints: Constraints = Field(
-        Constraints(), description="bounds that a model keeps: `weights`, `multiply_adds`"
-    )
-    stop: Stop | None = Field(None, description="ends the search when more trials do not pay")
-    seed: Seed = Field(0, description="seed of proposals, weights, shuffles and noise")
-    objectives: Annotated[list[Objective], Field(min_length=1, max_length=2)] = Field(
-        default=["nelbo_nats"],
-        description="[nelbo_nats], or [kl_nats, recon_nats] for a rate-distortion sweep",
-    )
-    fallback: dict[str, Any] | None = Field(
-        None, description="hyperparameters to retrain when no trial succeeds (default: an error)"
-    )
-
-    @model_validator(mode="after")
-    def _a_trial_fits(self) -> Search:
-        if self.total_epochs is not None and self.total_epochs < self.epochs:
-            raise ValueError(
-                f"`total_epochs >= epochs` must hold, but got {self.total_epochs} < {self.epochs}:"
-                " not one trial would fit"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _objectives_fit(self) -> Search:
-        if self.objectives not in (["nelbo_nats"], ["kl_nats", "recon_nats"]):
-            raise ValueError(
-                "objectives must be [nelbo_nats] or [kl_nats, recon_nats], but got"
-                f" {self.objectives}"
-            )
-        if len(self.objectives) == 2 and self.pruner != "none":
-            raise ValueError("two objectives cannot be pruned: set `pruner: none`")
-        if self.sampler in ("cmaes", "gp") and self.pruner == "rungs":
-            raise ValueError(
-                f"{self.sampler} learns from whole trials alone: set `pruner: none` or `median`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _rungs_rise(self) -> Search:
-        if self.rungs is None:
-            return self
-        if self.pruner != "rungs":
-            raise ValueError(f"`rungs` belong to `pruner: rungs`, but got pruner {self.pruner}")
-        if any(low >= high for low, high in pairwise(self.rungs)) or self.rungs[-1] > self.epochs:
-            raise ValueError(
-                f"rungs must rise and end at `epochs` ({self.epochs}) or before, but got"
-                f" {self.rungs}"
-            )
-        return self
-
-    @property
-    def pauses(self) -> list[int]:
-        """The epochs at which a trial pauses or ends, rising."""
-        if self.pruner != "rungs":
-            return [self.epochs]
-        if self.rungs is not None:
-            return self.rungs
-        return sorted({math.ceil(self.epochs / self.reduction_factor**n) for n in range(4)})
 
 
 class Retrain(Section):
@@ -263,6 +153,16 @@ class Evaluate(Section):
         default=[],
         description="AUROC of the per-image NELBO against these sets",
     )
+    metrics: Annotated[list[OwnName], Field(min_length=1)] | None = Field(
+        None, description="figures of your own, each a function FILE.py:FUNCTION"
+    )
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Evaluate:
+        names = [name.rpartition(":")[2] for name in self.metrics or []]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"metrics: two are called {twice[0]}: rename one")
+        return self
 
 
 class Render(Section):

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import as_json, read_json, write_json
 from pipeline.paths import Paths
 from pipeline.settings.own_data import own_sha256
-from pipeline.settings.own_family import kept
+from pipeline.settings.own_files import SOURCES, kept
 from pipeline.settings.space import Space, load_space, parse_space
 from pipeline.settings.validation import read_yaml, show
 
@@ -164,14 +164,15 @@ def _settings(content: Any) -> dict[str, Any]:
 
 
 def _space(name: str, found: dict[str, Any]) -> Space:
-    data = _settings(found["data"])
+    sections, _ = kept({**found, "data": _settings(found["data"])})
+    data, parameters = sections["data"], sections.pop("parameters")
     given = data.pop(GIVEN)
-    parameters, model = found["parameters"], dict(found["model"])
     raw = {
-        "sources": model.pop("sources", {}),
+        "sources": {
+            file: each for name in SECTIONS for file, each in found[name].get(SOURCES, {}).items()
+        },
         "name": name,
-        **{section: found[section] for section in SECTIONS if section != "parameters"},
-        "model": model,
+        **sections,
         "data": {key: data[key] for key in given},  # whether a key was given has a meaning
         "fixed": parameters["fixed"],
         "searched": parameters["searched"],
@@ -194,7 +195,7 @@ def _check_lock(space: Space, paths: Paths) -> None:
         if not _differing(load_space(paths.root, paths.name), space):
             return
     recorded = _locked(paths.root / "dvc.lock", f"settings@{paths.name}", file)
-    _, files = kept(space.section("model"))
+    _, files = kept({name: space.section(name) for name in SECTIONS})
     if recorded is not None and _differing(parse_space(paths.name, recorded, file, files), space):
         raise UserError(
             f"{file} was edited in the instant in which DVC recorded it: run `dvc repro -sf"

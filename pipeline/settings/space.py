@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import math
 import re
@@ -12,17 +13,20 @@ from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Domain, Hyperparameters, Value, grid
-from pipeline.settings.own_family import Read, Source, files_of, kind_of, named, nowhere, reader
-from pipeline.settings.parameters import parse_parameters
-from pipeline.settings.sections import (
-    Constraints,
-    Data,
-    Evaluate,
-    Model,
-    Render,
-    Retrain,
-    Search,
+from pipeline.settings.own_family import kind_of, named
+from pipeline.settings.own_files import (
+    SOURCES,
+    Read,
+    Source,
+    check_defined,
+    files_of,
+    is_own,
+    nowhere,
+    reader,
 )
+from pipeline.settings.parameters import parse_parameters
+from pipeline.settings.search_section import Constraints, Search
+from pipeline.settings.sections import Data, Evaluate, Model, Render, Retrain
 from pipeline.settings.validation import (
     Section,
     did_you_mean,
@@ -35,6 +39,12 @@ from pipeline.settings.validation import (
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 MAX_CELLS = 100_000
+# What else than a family may be a file of one's own: its section and key, and what it defines.
+OWN = (
+    ("model", "likelihood", ast.ClassDef),
+    ("data", "reader", ast.FunctionDef),
+    ("evaluate", "metrics", ast.FunctionDef),
+)
 
 
 class Space(Section):
@@ -60,14 +70,28 @@ class Space(Section):
 
     def section(self, name: str) -> dict[str, Any]:
         """The values in force of a section, as JSON holds them; those of `parameters` that are not
-        given are left out. `model` holds the files that the space names, if it names any."""
+        given are left out. `sources` of a section are the Python files that it names, if any."""
         if name != "parameters":
             values: dict[str, Any] = getattr(self, name).model_dump(mode="json")
-            if name == "model" and self.sources:
-                values["sources"] = {file: each.model_dump() for file, each in self.sources.items()}
+            if files := self.files(name):
+                values[SOURCES] = {file: self.sources[file].model_dump() for file in files}
             return values
         searched = {key: domain.model_dump(mode="json") for key, domain in self.searched.items()}
         return {"searched": searched, "fixed": self.fixed}
+
+    def files(self, section: str) -> list[str]:
+        """The Python files that a section names; those of families are of `model`."""
+        names: dict[str, list[Any]] = {
+            "data": [self.data.reader],
+            "model": [*self._families, self.model.likelihood],
+            "evaluate": self.evaluate.metrics or [],
+        }
+        return files_of(names.get(section, []))
+
+    @property
+    def _families(self) -> list[str]:
+        family = self.searched.get("family", self.fixed.get("family"))
+        return _families(family, self.search.fallback or {})
 
     @classmethod
     def homes(cls, key: str) -> list[str]:
@@ -83,8 +107,7 @@ class Space(Section):
     @property
     def kind(self) -> type[Hyperparameters]:
         """The hyperparameters that a trial of it has."""
-        given = (self.searched.get("family", self.fixed.get("family")), self.search.fallback or {})
-        return kind_of(_families(*given), self.sources)
+        return kind_of(self._families, self.sources)
 
     def hyperparameters(self, chosen: dict[str, Value]) -> Hyperparameters:
         """The full setting of a trial: chosen over fixed over defaults."""
@@ -141,6 +164,7 @@ def parse_space(name: str, raw: dict[str, Any], where: str, read: Read = nowhere
         kind = kind_of(families, sources)
     except ValueError as error:
         raise UserError(f"{where}: parameters.family: {error}") from None
+    sources |= _own(sections, read, where)
     for key in parameters:
         hint = "" if key in Hyperparameters.model_fields else whole_hint(Space, key)
         if hint and "`parameters`" not in hint:
@@ -153,6 +177,22 @@ def parse_space(name: str, raw: dict[str, Any], where: str, read: Read = nowhere
     space = validated(Space, sections, where)
     _check_space(space, where)
     return space
+
+
+def _own(sections: dict[str, Any], read: Read, where: str) -> dict[str, Source]:
+    """The files that sections name, which are not checked yet. Raises UserError."""
+    sources: dict[str, Source] = {}
+    for section, key, kind in OWN:
+        given = sections.get(section)
+        found = given.get(key) if isinstance(given, dict) else None
+        names: list[str] = list(filter(is_own, found if isinstance(found, list) else [found]))
+        try:
+            sources |= {file: read(file) for file in files_of(names)}
+            for name in names:
+                check_defined(name, sources, kind)
+        except ValueError as error:
+            raise UserError(f"{where}: {section}.{key}: {error}") from None
+    return sources
 
 
 def _families(family: Any, fallback: dict[str, Any]) -> list[str]:

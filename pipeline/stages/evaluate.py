@@ -77,6 +77,8 @@ def _measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
     metrics |= {path.stem: figures[path] for path in weights[1:]}
     metrics["seeds"] = _over_seeds([figures[path]["nelbo_nats"] for path in seeds])
     metrics["baselines"] = _baselines(best, paths, device)
+    if options.metrics:
+        metrics["own_metrics"] = _own(best, test, space, paths)
     metrics["test_images"] = len(test)
     metrics["arithmetic"] = ", ".join(f"{k} {v}" for k, v in arithmetic(device).items())
     return metrics
@@ -172,6 +174,19 @@ def _probe(vae: VAE, paths: Paths) -> float:
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(*encoded("train", PROBE_IMAGES))
     return float(probe.score(*encoded("test", None)))
+
+
+def _own(vae: VAE, test: Tensor, space: Space, paths: Paths) -> dict[str, Any]:
+    """The figures of one's own metrics. Raises UserError with the fault of one."""
+    from pipeline.data.prepared import load_labels
+    from pipeline.settings.own_files import SOURCES
+    from pipeline.vae.metrics import made, own_figures
+
+    tested = made(vae, test, load_labels(paths.prepare, "test"), TEST_SEED)
+    try:
+        return own_figures(space.evaluate.metrics or [], space.section("evaluate")[SOURCES], tested)
+    except UserError as error:
+        raise UserError(f"evaluate.metrics: {error}") from None
 
 
 def _anomalies(

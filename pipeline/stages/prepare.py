@@ -27,7 +27,7 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     """Fetches, checks, splits and describes the data of a sweep. Raises UserError."""
     from pipeline.figures.samples import draw_samples
 
-    raw = sources.load(space.data, machine, paths)
+    raw = sources.load(space, machine, paths)
     splits = split(space.data, raw)
     held_out = None
     if space.data.hold_out is not None:

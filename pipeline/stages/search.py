@@ -27,8 +27,8 @@ from pipeline.study.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.study.watch import Watch, most_trials
 from pipeline.work.crew import run_studies
-from pipeline.work.family import check_families
 from pipeline.work.gate import undertrained
+from pipeline.work.own import check_own
 
 REASONS = 3  # of failures in a message
 
@@ -42,7 +42,7 @@ def run(
     """
     inputs = open_inputs("search", space, paths)
     manifest = read_json(paths.manifest)
-    check_families(space, tuple(manifest["shape"]))
+    check_own(space, tuple(manifest["shape"]))
     study = search_study(space, manifest["sha256"])
     ledger = Ledger(storage_url(machine, paths))
     _announce(space, study, ledger)

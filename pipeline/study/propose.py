@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Domain, Value, grid
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
 from pipeline.study.sampler import ask, frozen, new_sampler, new_study

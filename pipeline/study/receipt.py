@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.files import read_json, write_text
 from pipeline.results.keys import TIMES
+from pipeline.settings.own_files import SOURCES
 from pipeline.settings.space import Space
 from pipeline.study.identity import Study
 from pipeline.study.rows import Part, Trial
@@ -80,6 +81,9 @@ def recorded_part(study: str, record: dict[str, Any]) -> Part:
 def left_out(space: Space) -> dict[str, Any]:
     """The sections and budgets that the identity of a study leaves out, to be kept beside it."""
     budgets = space.search.model_dump(include={"trials", "total_epochs", "stop", "fallback"})
-    later = {name: getattr(space, name).model_dump() for name in ("retrain", "evaluate", "render")}
+    later = {name: space.section(name) for name in ("retrain", "evaluate", "render")}
     # A data set with test images of its own takes no `test`, so what was not written is not said.
-    return {"data": space.data.model_dump(exclude_unset=True), **later, "search": budgets}
+    data = space.data.model_dump(exclude_unset=True)
+    if read := space.section("data").get(SOURCES):
+        data[SOURCES] = read
+    return {"data": data, **later, "search": budgets}

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Hyperparameters
-from pipeline.settings.own_family import kept
+from pipeline.settings.own_files import SOURCES, kept
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, candidate_study, changes, search_study
 
@@ -22,7 +22,7 @@ def restored(name: str, study: str, spec: dict[str, Any], rest: dict[str, Any]) 
     `pipeline.study.receipt.left_out`). Raises UserError if this version of the program makes
     another study of it, whose trials are not comparable.
     """
-    space = parse_space(name, as_file(spec, rest), f"study {study}", kept(spec["model"])[1])
+    space = parse_space(name, as_file(spec, rest), f"study {study}", kept(_recorded(spec, rest))[1])
     made = study_of(space, spec)
     if made.id != study or made.spec != spec:
         why = "; ".join(changes(spec, made.spec)) or "its record was altered"
@@ -42,7 +42,7 @@ def study_of(space: Space, spec: dict[str, Any]) -> Study:
 
 def as_file(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
     """The content of a search_spaces file; what has its default is left out of `parameters`."""
-    sections = {**rest, "model": kept(spec["model"])[0]}
+    sections = kept(_recorded(spec, rest))[0]
     if "searched" in spec:
         domains = {name: _domain(domain) for name, domain in spec["searched"].items()}
         sections["parameters"] = _set(spec["fixed"]) | domains
@@ -53,6 +53,16 @@ def as_file(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
         sections["parameters"], sections["search"] = _set(spec["parameters"]), seeded
         sections["retrain"] = {**rest.get("retrain", {}), "epochs": spec["epochs"]}
     return {key: sections[key] for key in Space.valid_keys() if sections.get(key)}
+
+
+def _recorded(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+    """The sections that are kept of a study, with the files that they name."""
+    return {**rest, "model": spec["model"]}
+
+
+def _sources(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+    sections = _recorded(spec, rest).values()
+    return {file: source for each in sections for file, source in each.get(SOURCES, {}).items()}
 
 
 def space_text(name: str, study: str, spec: dict[str, Any], rest: dict[str, Any]) -> str:
@@ -66,15 +76,15 @@ def space_text(name: str, study: str, spec: dict[str, Any], rest: dict[str, Any]
     }
     text = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=WIDTH)
     head = f"# search_spaces/{name}.yaml of study {study}\n"
-    for file, source in spec["model"].get("sources", {}).items():
+    for file, source in _sources(spec, rest).items():
         digest = source["sha256"][:12]
         head += f"# with {file} of SHA-256 {digest}: add `--file {file}` to print it\n"
     return head + text
 
 
-def file_text(study: str, spec: dict[str, Any], file: str) -> str:
+def file_text(study: str, spec: dict[str, Any], rest: dict[str, Any], file: str) -> str:
     """A Python file as a study has it. Raises UserError if it has none of that name."""
-    sources = spec["model"].get("sources", {})
+    sources = _sources(spec, rest)
     if file not in sources:
         raise UserError(f"study {study} has no {file}: there are {', '.join(sources) or 'none'}")
     text: str = sources[file]["text"]

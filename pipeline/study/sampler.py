@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Choices, Domain, Value
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 from pipeline.study.plan import Known
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record import open_stage
+from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
 from pipeline.sync.outputs import Outputs, model_place, winner_digest, winner_model
 from pipeline.sync.sweep import Sweep
@@ -70,7 +71,7 @@ def _score(values: list[float], config: dict[str, Any]) -> Score:
         sd_nats=statistics.stdev(values) if len(values) > 1 else 0.0,
         seeds=len(values),
         data=config["data_sha256"],
-        likelihood=config["likelihood"],
+        likelihood=with_digest(config["likelihood"], config.get(SOURCES, {})),
         sigma=NO_SIGMA if config["sigma"] is None else str(config["sigma"]),
     )
 

@@ -28,6 +28,9 @@ class Likelihood(nn.Module):
 
     maps = 1  # decoder output channels per image channel
     binarizes = False  # whether encoder and nll are to see x = (u < grey), u uniform
+    # Of what values of a pixel exp(-nll) is a probability (`levels`, 256 of them, or `binary`) or a
+    # density (`unit` from 0 to 1, or `real`); None: neither. An examination holds it to that.
+    support: str | None = None
 
     def nll(self, out: Tensor, x: Tensor) -> Tensor:
         """−log p(x|z), (batch,), in nats, summed over channels and pixels."""
@@ -52,8 +55,11 @@ class Likelihood(nn.Module):
         """Call after each training epoch: a likelihood with running statistics settles them."""
 
 
-def build_likelihood(name: str, sigma: float | Literal["optimal"] | None = None) -> Likelihood:
-    """The likelihood called `name`; `sigma` is for gaussian alone (default √½).
+def build_likelihood(
+    name: str | type[Likelihood], sigma: float | Literal["optimal"] | None = None
+) -> Likelihood:
+    """The likelihood called `name`, or one of a class of one's own; `sigma` is for gaussian alone
+    (default √½).
 
     Raises KeyError for an unknown name, ValueError for a sigma that the likelihood has not.
     """
@@ -63,7 +69,7 @@ def build_likelihood(name: str, sigma: float | Literal["optimal"] | None = None)
         return Gaussian(math.sqrt(0.5) if sigma is None else sigma)
     if sigma is not None:
         raise ValueError(f"`sigma` belongs to gaussian, but the likelihood is {name}")
-    return _WITHOUT_SIGMA[name]()
+    return _WITHOUT_SIGMA[name]() if isinstance(name, str) else name()
 
 
 class Bernoulli(Likelihood):
@@ -91,6 +97,7 @@ class Binarized(Bernoulli):
     """Bernoulli on pixels drawn anew as x = (u < grey) each time they are seen; a true NLL."""
 
     binarizes = True
+    support = "binary"
 
 
 class ContinuousBernoulli(Likelihood):
@@ -101,6 +108,8 @@ class ContinuousBernoulli(Likelihood):
     beyond it is a lower bound (the NLL stays finite and an upper bound, and a saturated wrong
     pixel still gets a gradient).
     """
+
+    support = "unit"
 
     def nll(self, out: Tensor, x: Tensor) -> Tensor:
         logits = at_least_float32(out)
@@ -132,6 +141,8 @@ class ContinuousBernoulli(Likelihood):
 
 class _Located(Likelihood):
     """A density whose mean is `out` itself."""
+
+    support = "real"
 
     def mean(self, out: Tensor) -> Tensor:
         return at_least_float32(out)
@@ -229,6 +240,7 @@ class DiscretizedLogistic(Likelihood):
     """
 
     maps = 2
+    support = "levels"
 
     def nll(self, out: Tensor, x: Tensor) -> Tensor:
         m, log_s = self._location_and_scale(out)

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.vae.families import Family
-from pipeline.vae.families.own import family_of
+from pipeline.own_code import own_object
+from pipeline.vae.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from pipeline.vae.likelihood import Likelihood
 
     T = TypeVar("T", bound=DataclassInstance)
 
@@ -27,7 +29,7 @@ class Architecture:
     family: Family
     latent_dim: int
     init: str
-    likelihood: str
+    likelihood: str | type[Likelihood]
     sigma: float | Literal["optimal"] | None
 
 
@@ -62,13 +64,17 @@ class Setting:
 def read_architecture(record: Mapping[str, Any]) -> Architecture:
     """The architecture of a record of all hyperparameters, likelihood and sigma.
 
-    Of the families' own only those are needed that its family reads; a family in a file of one's
-    own needs `sources`. Raises KeyError with the key that is missing or the family that is unknown,
-    and UserError for a source that is damaged or fails.
+    Of the families' own only those are needed that its family reads; a family or likelihood in a
+    file of one's own needs `sources`. Raises KeyError with the key that is missing or the family
+    that is unknown, and UserError for a source that is damaged or fails.
     """
-    kind: type[Any] = family_of(record["family"], record.get("sources", {}))
+    name, sources = record["family"], record.get("sources", {})
+    kind: type[Any] = own_object(name, sources) if ":" in name else FAMILIES[name]
     family: Family = _read(kind, record)
-    return _read(Architecture, {**record, "family": family})
+    likelihood = record["likelihood"]
+    if ":" in likelihood:
+        likelihood = own_object(likelihood, sources)
+    return _read(Architecture, {**record, "family": family, "likelihood": likelihood})
 
 
 def read_setting(record: Mapping[str, Any]) -> Setting:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
-from pipeline.settings.sections import PRUNERS
+from pipeline.settings.search_section import PRUNERS
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.constraints import within

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from blows import family as all_of
+from own_models import EXAMPLE, FAMILY, FILE
 from photographs import photographs
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_pipeline import pipeline
+from test_own_model import loads_alone
+from test_pipeline import ROOT, pipeline
 
 from pipeline.commands.new import new_space
 from pipeline.errors import UserError
@@ -19,6 +30,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 
 COUNT = 64
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def save_photographs(folder: Path) -> None:
@@ -82,6 +94,26 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(root: Path) -> None:
     assert wrong.stderr.startswith("error: new: --for must be a duration such as 90m")
 
 
+def test_a_family_of_ones_own_is_written_and_timed(root: Path) -> None:
+    save_photographs(root / "pictures")
+    (root / FILE).write_text(EXAMPLE)
+    text = new_space(root, Machine(), "mine", "pictures", 60, FAMILY).read_text()
+    assert "  width: 32 " in text
+    assert "# ResidualVAE: channels of all feature maps; integers ≥ 1, ≤ 1024" in text
+    assert "filters" not in text
+    assert load_space(root, "mine").fixed["family"] == FAMILY
+    (root / "other.py").write_text((FIXTURES / "faulty" / "faulty.py").read_text())
+    for family, message in (
+        ("my_models.py:Other", "^new: --family: my_models.py: has no class Other: its classes"),
+        ("none.py:Other", "^new: --family: none.py: there is no such file"),
+        ("Other", "parameters.family: must be .* but got 'Other': or name your own as FILE.py"),
+        ("other.py:InPlace", "^other.py:InPlace .*: the encoder changes its input in place"),
+    ):
+        with pytest.raises(UserError, match=message):
+            new_space(root, Machine(), "other", "pictures", 60, family)
+    assert [path.name for path in (root / "search_spaces").iterdir()] == ["mine.yaml"]
+
+
 def test_a_folder_of_any_name(root: Path) -> None:
     folder = root / 'it\'s "mine" \\x: # ü'
     folder.mkdir()
@@ -126,3 +158,59 @@ def test_photographs_of_mixed_sizes_go_through_all_stages(root: Path) -> None:
     assert manifest["shape"] == [3, 32, 32]
     assert "bits_per_dim" in json.loads((runs / "evaluate" / "metrics.json").read_text())
     assert (runs / "render" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_gives_the_same_on_any_workers_and_after_kills(root: Path) -> None:
+    """From a file and a folder of photographs to a model that loads without either."""
+    save_photographs(root / "pictures")
+    (root / FILE).write_text(EXAMPLE)
+    command = ["new", "own", "--images", "pictures", "--for", "1s", "--family", FAMILY]
+    written = pipeline(root, *command)
+    assert written.returncode == 0, written.stderr
+    file = root / "search_spaces" / "own.yaml"
+    text = file.read_text()
+    for pattern, small in (
+        (r"width: 32 ", "width: {choices: [4, 8]} "),
+        (r"latent_dim: .*", "latent_dim: 4"),
+        (r"trials: .*", "trials: 3"),
+        (r"iw_samples: .*", "iw_samples: 2, nelbo_samples: 1}"),
+        (r"retrain: .*", "retrain: {top: 1, seeds: 2, epochs: 2}"),
+        (r"render: .*", "render: {projections: [pca], points: 50, images: 2}"),
+    ):
+        text, found = re.subn(pattern, small, text)
+        assert found == 1, pattern
+    file.write_text(text)
+    outputs = []
+    for workers, kills in ((1, ()), (4, ("search own: 1/", "retrain own: 1/"))):
+        (root / "machine.yaml").write_text(f"workers: {workers}\ndevice: cpu\n")
+        shutil.rmtree(root / "runs", ignore_errors=True)
+        for line in kills:
+            killed_after(root, line)
+        done = pipeline(root, "run", "own")
+        assert done.returncode == 0, done.stderr
+        base = root / "runs" / "own"
+        files = (path for path in sorted(base.rglob("*")) if path.is_file())
+        outputs.append({str(path.relative_to(base)): path.read_bytes() for path in files})
+    assert outputs[0] == outputs[1]
+    (root / FILE).unlink()
+    loads_alone(root, root / "elsewhere", (3, 32, 32))
+
+
+def killed_after(root: Path, line: str) -> None:
+    """Runs the sweep, and kills command and workers once it has said so."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "none"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", "own"],
+        cwd=root,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as command:
+        assert command.stderr is not None
+        assert any(said.startswith(line) for said in command.stderr)
+        for process in all_of(command.pid):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert command.returncode == -signal.SIGKILL

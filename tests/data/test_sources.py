@@ -17,7 +17,7 @@ from pipeline.data import download, sources
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
-from pipeline.settings.sections import Data
+from pipeline.settings.space import parse_space
 
 TINY = {
     "train-images-idx3-ubyte": np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3),
@@ -247,7 +247,7 @@ def test_digits_need_no_source(paths: Paths) -> None:
 )
 def test_a_wrong_path_is_told(paths: Paths, section: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=f"data.path: {reason}"):
-        sources.load(Data(**section), Machine(), paths)
+        sources.load(parse_space("x", {"data": section}, "x"), Machine(), paths)
 
 
 @pytest.mark.parametrize("named", ["/nope", "mirror/fail", "~nosuchuser/mirror"])

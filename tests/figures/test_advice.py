@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.figures import advice, winner_advice
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 
 
 def training(values: list[float], train: list[float] | None = None) -> pd.DataFrame:

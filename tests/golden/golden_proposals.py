@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from searches import complete, mixed, search, toy_space
 
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 from pipeline.study import propose
 from pipeline.study.numerics import of_proposals
 from pipeline.study.prune import Curve, should_prune

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from golden_proposals import FILE, PRUNERS, SEARCHES, arithmetic, compute, differences
 
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 from pipeline.study.identity import PROPOSAL_SEMANTICS
 from pipeline.study.numerics import PROPOSALS
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from own_models import EXAMPLE, FAMILY, FILE, space_of
+from own_models import EXAMPLE, FAMILY, FILE, METRICS, METRICS_FILE, space_of
 
 from pipeline.commands.check import describe
 from pipeline.errors import UserError
@@ -87,6 +87,24 @@ def test_dvc_is_told_when_the_file_changes(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "own_data.json").read_text() != before
 
 
+def test_a_metric_is_of_the_section_that_names_it(tmp_path: Path) -> None:
+    """So that an edit measures again, and trains nothing again."""
+    one, paths = space_of(tmp_path, metrics=METRICS), Paths(tmp_path, "own")
+    snapshot.take(paths)
+    assert snapshot.read(paths) == one
+    before = {file.name: file.read_bytes() for file in paths.settings.iterdir()}
+    other = space_of(tmp_path, metrics=METRICS + "\n")
+    snapshot.take(paths)
+    after = {file.name: file.read_bytes() for file in paths.settings.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == ["evaluate.json"]
+    assert search_study(one, "d") == search_study(other, "d")
+    study = search_study(one, "d")
+    again = restored("own", study.id, study.spec, left_out(one))
+    assert again.section("evaluate") == one.section("evaluate")
+    text = space_text("own", study.id, study.spec, left_out(one))
+    assert f"# with {METRICS_FILE} of SHA-256 {one.sources[METRICS_FILE].sha256[:12]}" in text
+
+
 def test_the_source_is_part_of_the_identity_where_there_is_one(tmp_path: Path) -> None:
     space = space_of(tmp_path / "one")
     other = space_of(tmp_path / "two", EXAMPLE.replace("> 4:", "> 2:"))
@@ -107,11 +125,11 @@ def test_a_study_is_written_back_with_its_source(tmp_path: Path) -> None:
     assert search_study(again, "d") == study
     text = space_text("own", study.id, study.spec, left_out(space))
     assert f"# with {FILE} of SHA-256 {space.sources[FILE].sha256[:12]}" in text
-    assert file_text(study.id, study.spec, FILE) == EXAMPLE
+    assert file_text(study.id, study.spec, {}, FILE) == EXAMPLE
     (tmp_path / "search_spaces" / "again.yaml").write_text(text)
     assert search_study(load_space(tmp_path, "again"), "d").spec == study.spec
     with pytest.raises(UserError, match=r"has no other.py: there are my_models.py"):
-        file_text(study.id, study.spec, "other.py")
+        file_text(study.id, study.spec, {}, "other.py")
 
 
 def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
@@ -149,9 +167,9 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
         (FIELD.format("str", "'a', meaning='x', choices='abc'"), "text needs `choices`: list them"),
         (FIELD.format("str", "'a', meaning='x', choices=5"), "text needs `choices`: list them"),
         (FIELD.format("int", "{[]: 1}, meaning='x'"), "must be written out, not computed"),
-        ("from . import helpers", "line 1: a family is one file"),
-        ("import search_spaces", "line 1: a family is one file"),
-        ("def f():\n    import pipeline.study.ledger", "line 2: a family is one file"),
+        ("from . import helpers", "line 1: a file that a space names may"),
+        ("import search_spaces", "line 1: a file that a space names may"),
+        ("def f():\n    import pipeline.study.ledger", "line 2: a file that a space names may"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, source: str, message: str) -> None:

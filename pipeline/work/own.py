@@ -1,4 +1,4 @@
-"""Whether the families in files of one's own are sound, at the settings that a space may try."""
+"""Whether what a space names in files of one's own is sound, before an epoch is trained."""
 
 from __future__ import annotations
 
@@ -8,29 +8,55 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Choices, Domain, Value
-from pipeline.settings.own_family import own_families
+from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
 from pipeline.study.propose import completed
 
 
-def check_families(space: Space, shape: tuple[int, int, int]) -> None:
+def check_own(space: Space, shape: tuple[int, int, int]) -> None:
     """Raises UserError with the first fault, for images (C, H, W)."""
-    for line in family_faults(space, shape):
+    for line in own_faults(space, shape):
         raise UserError(
             f"{line}: correct it; `python -m pipeline check {space.name}` shows the rest"
         )
 
 
+def own_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    """A line for each fault, for images (C, H, W); of what relies on nothing that is faulty."""
+    for faults in (_likelihood_faults, family_faults, _metric_faults):
+        found = list(faults(space, shape))
+        yield from found
+        if found:
+            return
+
+
+def _likelihood_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    if not is_own(space.model.likelihood):
+        return
+    from pipeline.vae.likelihood_faults import likelihood_faults
+
+    yield from likelihood_faults(space.model.likelihood, space.section("model")[SOURCES], shape)
+
+
+def _metric_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    if not space.evaluate.metrics:
+        return
+    from pipeline.vae.metrics import metric_faults
+
+    record, files = space.record(completed(space.searched, {})), space.section("evaluate")[SOURCES]
+    yield from metric_faults(space.evaluate.metrics, files, record, shape)
+
+
 def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
-    """A line for each fault, with the first setting that shows it."""
-    if not space.sources:
+    """A line for each fault of a family, with the first setting that shows it."""
+    if not space.files("model"):
         return
     from pipeline.vae.faults import find_fault
 
     known = set()
     for setting in _settings(space):
         record = space.record(setting)
-        if not own_families([record["family"]]):
+        if not is_own(record["family"]):
             continue
         fault = find_fault(record, shape)
         kind = (record["family"], re.sub(r"[0-9]+", "", fault or ""))  # whatever the sizes

@@ -1,0 +1,62 @@
+"""Under DVC an edit of a file of one's own runs what depends on it, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from own_models import (
+    LIKELIHOOD,
+    LIKELIHOOD_FILE,
+    METRICS,
+    METRICS_FILE,
+    READER,
+    READER_FILE,
+    write_digits,
+)
+from test_pipeline import checkout, run
+
+pytestmark = pytest.mark.slow
+
+SPACE = {
+    "data": {"name": "own", "path": "digits.csv", "reader": f"{READER_FILE}:read"},
+    "model": {"likelihood": f"{LIKELIHOOD_FILE}:StudentT"},
+    "parameters": {"hidden": [16], "latent_dim": 2},
+    "retrain": {"top": 1, "seeds": 1, "epochs": 1},
+    "evaluate": {
+        "iw_samples": 0,
+        "nelbo_samples": 1,
+        "probe": False,
+        "metrics": [f"{METRICS_FILE}:sharpness"],
+    },
+    "render": {"projections": ["pca"], "points": 50, "images": 2},
+}
+FILES = {READER_FILE: READER, LIKELIHOOD_FILE: LIKELIHOOD, METRICS_FILE: METRICS}
+
+
+def repro(folder: Path) -> list[str]:
+    """The stages that ran."""
+    done = run(folder, "dvc", "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = re.findall(r"Running stage '(\w+)(?:@own)?'", done.stdout)
+    return [stage for stage in ran if stage not in ("own_data", "settings")]
+
+
+def test_an_edit_runs_what_depends_on_the_file(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone", {"own": yaml.safe_dump(SPACE)}, dvc=True)
+    (folder / "machine.yaml").write_text("workers: 1\ndevice: cpu\n")
+    write_digits(folder / "digits.csv")
+    for file, text in FILES.items():
+        (folder / file).write_text(text)
+    assert repro(folder) == ["prepare", "search", "retrain", "evaluate", "render"]
+    audited = run(folder, "python", "-m", "pipeline", "verify", "own", "--measure")
+    assert audited.returncode == 0, audited.stdout
+    assert repro(folder) == []
+    (folder / METRICS_FILE).write_text(METRICS + "\n")
+    assert repro(folder) == ["evaluate", "render"]
+    (folder / LIKELIHOOD_FILE).write_text(LIKELIHOOD + "\n")
+    assert repro(folder) == ["search", "retrain", "evaluate", "render"]
+    (folder / READER_FILE).write_text(READER + "\n")
+    assert repro(folder)[0] == "prepare"
