@@ -237,6 +237,21 @@ def export(
 
 
 @app.command()
+def keep(
+    name: Name,
+    study: Annotated[
+        list[str] | None, typer.Option(help="a study of the ledger, several times; default: all")
+    ] = None,
+) -> None:
+    """Write the finished trials of a sweep's searches into a table that spaces can begin with."""
+    from pipeline.commands.keep import keep as write
+    from pipeline.settings.machine import load_machine
+
+    for line in write(_root(), load_machine(_root()), name, study or []):
+        typer.echo(line)
+
+
+@app.command()
 def compare(
     names: Annotated[
         list[str], typer.Argument(help="two sweeps or more; the first is compared with")

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Domain, Hyperparameters, Value, grid
+from pipeline.settings.observations import Observations, found
 from pipeline.settings.own_family import Read, Source, files_of, kind_of, named, nowhere, reader
 from pipeline.settings.parameters import parse_parameters
 from pipeline.settings.validation import (
@@ -153,6 +154,9 @@ class Search(Section):
     )
     enqueue: list[dict[str, Any]] = Field(
         default=[], description="settings to try first; what one leaves out is at its centre"
+    )
+    observations: Observations | None = Field(
+        None, description="a table of kept trials that the search begins with"
     )
     pruner: Literal["rungs", "none", "median", "percentile"] = Field(
         "rungs", description="which trials end before their last epoch"
@@ -377,7 +381,12 @@ def load_space(root: Path, name: str) -> Space:
             f" {', '.join(known) or 'none'} in {folder}"
         )
     where = f"search_spaces/{name}.yaml"
-    return parse_space(name, read_yaml(folder / f"{name}.yaml", where), where, reader(root))
+    space = parse_space(name, read_yaml(folder / f"{name}.yaml", where), where, reader(root))
+    if (given := space.search.observations) is None:
+        return space
+    table = found(given, root, where)
+    search = space.search.model_copy(update={"observations": table})
+    return space.model_copy(update={"search": search})
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -452,6 +461,11 @@ def _check_space(space: Space, where: str) -> None:
         raise UserError(
             f"{where}: search.constraints: cmaes cannot be told of settings that are not tried: use"
             " tpe, gp, random or grid"
+        )
+    if search.sampler == "cmaes" and search.observations:
+        raise UserError(
+            f"{where}: search.observations: cmaes learns from what it has asked for itself alone:"
+            " use tpe, gp, random or grid"
         )
     for number, given in enumerate(search.enqueue):
         _check_enqueued(space, given, f"{where}: search.enqueue.{number}")
