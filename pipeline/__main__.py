@@ -107,6 +107,7 @@ def check(name: Name) -> None:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
     from pipeline.commands.estimate import estimate_text, find_images
+    from pipeline.commands.keep import kept_text
     from pipeline.paths import Paths
     from pipeline.settings.machine import load_machine
     from pipeline.settings.space import load_space
@@ -117,6 +118,8 @@ def check(name: Name) -> None:
     if space.sources and (shape := find_images(space, Paths(_root(), name)).shape):
         _refuse(name, list(family_faults(space, shape)))
     typer.echo(estimate_text(space, machine, Paths(_root(), name)))
+    if said := kept_text(space, Paths(_root(), name)):
+        typer.echo(said)
 
 
 def _refuse(name: str, faults: list[str]) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import write_text
+from pipeline.files import read_json, write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.observations import SUFFIX
-from pipeline.settings.space import NAME
-from pipeline.study.identity import TRAINING_SEMANTICS
+from pipeline.settings.space import NAME, Space
+from pipeline.study.identity import TRAINING_SEMANTICS, search_study
 from pipeline.study.keeping import kept_of, merged, origin_of
 from pipeline.study.kept import Kept, table_text
 from pipeline.study.ledger import Ledger
@@ -75,3 +75,22 @@ def _trials(ledger: Ledger, study: str) -> list[Kept]:
     assert found
     spec = found[1]
     return kept_of(origin_of(study, spec), spec["search"]["seed"], ledger.parts(study))
+
+
+def kept_text(space: Space, paths: Paths) -> str:
+    """What `check` says of the table that a space begins with; empty if it has none.
+
+    Raises UserError for a table that is broken, or cannot count.
+    """
+    if (given := space.search.observations) is None:
+        return ""
+    from pipeline.study.observations import beginning, table_of
+
+    if not paths.manifest.exists():
+        said = f"{len(table_of(given, paths, space.name))} kept trials: how many count is told"
+        return f"  kept       {said} once `prepare` has run"
+    manifest = read_json(paths.manifest)
+    shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
+    study = search_study(space, manifest["sha256"]).id
+    found = beginning(space, paths, study, manifest["sha256"], shape, images)
+    return f"  kept       {found.text()}"

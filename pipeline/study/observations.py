@@ -67,7 +67,25 @@ def beginning(
     trials = table_of(given, paths, space.name)
     for origin in {each.origin.study: each.origin for each in trials}.values():
         _refuse_another(space, data_sha256, origin, given.file)
-    rule, planner = within(space, shape), Planner(space)
+
+    def cost(chosen: dict[str, Value]) -> int:
+        return epoch_cost(read_setting(space.record(chosen)), shape, images)
+
+    return counted(space, study, trials, within(space, shape), cost)
+
+
+def counted(
+    space: Space,
+    study: str,
+    trials: Sequence[Kept],
+    rule: Callable[[dict[str, Value]], bool],
+    cost: Callable[[dict[str, Value]], int],
+) -> Beginning:
+    """Those of the trials that count, numbered from 0 in their order, as parts of the study.
+
+    `rule` says whether a setting keeps the constraints, `cost` what an epoch costs on the clock.
+    """
+    planner = Planner(space)
     parts: list[Part] = []
     left_out: Counter[str] = Counter()
     number = 0
@@ -76,8 +94,7 @@ def beginning(
         if chosen is None:
             left_out[reason] += 1
             continue
-        cost = epoch_cost(read_setting(space.record(chosen)), shape, images)
-        parts += _parts(space, planner, study, trial, chosen, number, len(parts), cost)
+        parts += _parts(space, planner, study, trial, chosen, number, len(parts), cost(chosen))
         number += 1
     return Beginning(parts, dict(sorted(left_out.items())))
 
