@@ -243,7 +243,8 @@ def export(
 def keep(
     name: Name,
     study: Annotated[
-        list[str] | None, typer.Option(help="a study of the ledger, several times; default: all")
+        list[str] | None,
+        typer.Option(help="a study of the ledger, several times; default: all that are alike"),
     ] = None,
 ) -> None:
     """Write the finished trials of a sweep's searches into a table that spaces can begin with."""

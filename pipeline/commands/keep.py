@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_text
@@ -21,7 +22,9 @@ from pipeline.study.reading import reading
 
 
 def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> list[str]:
-    """Writes search_spaces/NAME.trials.jsonl of a sweep's studies, all or these; says what it has.
+    """Writes search_spaces/NAME.trials.jsonl of a sweep's studies; says what it has.
+
+    These are its latest and all that can be compared with it, or those named.
 
     Raises UserError if there is nothing to keep; then nothing is written.
     """
@@ -38,9 +41,13 @@ def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> l
         )
     file = f"search_spaces/{name}{SUFFIX}"
     origins = {kept.origin.study: kept.origin for kept in found}
-    write_text(root / file, table_text(list(origins.values()), [kept.line for kept in found]))
+    text = table_text(list(origins.values()), [kept.line for kept in found])
+    another = (root / file).exists() and (root / file).read_bytes() != text.encode()
+    write_text(root / file, text)
     for study, trials in tables.items():
         lines.append(f"study {study}: {len(trials)} finished trials")
+    if another:
+        lines.append(f"{file} was another table: a search that names it begins anew with this one")
     return [
         *lines,
         f"{file}: {len(found)} trials: commit it, and begin a search with them by `observations:"
@@ -60,14 +67,32 @@ def _chosen(ledger: Ledger, name: str, only: Sequence[str]) -> tuple[list[str], 
         raise UserError(
             f"keep {name}: --study: must be one of {', '.join(known)}, but got {strange[0]}"
         )
-    older = [s for s in only or known if known[s].get("training_semantics") != TRAINING_SEMANTICS]
-    if only and older:
+    wanted = [study for study in known if not only or study in only]
+    unlike = {study: why for study in wanted if (why := _unlike(known, study, wanted[-1]))}
+    if only and unlike:
+        study, why = next(iter(unlike.items()))
+        raise UserError(f"keep {name}: --study: {study} has {why}: keep them one at a time")
+    chosen = [study for study in wanted if study not in unlike]
+    return chosen, [f"study {study}: left out, as it has {why}" for study, why in unlike.items()]
+
+
+def _unlike(known: dict[str, dict[str, Any]], study: str, last: str) -> str:
+    """What trials of a study cannot be compared for with those of the last one; empty if they can.
+
+    Raises UserError if they are of a version whose trials none can be compared with.
+    """
+    if known[last].get("training_semantics") != TRAINING_SEMANTICS:
         raise UserError(
-            f"keep {name}: study {older[0]} was trained by another version of the program, whose"
-            " trials cannot be compared: choose another"
+            f"keep: study {last} was trained by another version of the program, whose trials cannot"
+            " be compared: choose another, or search again first"
         )
-    chosen = [study for study in known if (not only or study in only) and study not in older]
-    return chosen, [f"study {study}: left out: of another version of training" for study in older]
+    if known[study].get("training_semantics") != TRAINING_SEMANTICS:
+        return "another version of training"
+    one, other = origin_of(study, known[study]), origin_of(last, known[last])
+    for key in ("data", "model", "epochs", "objectives"):
+        if getattr(one, key) != getattr(other, key):
+            return f"other {key} than {last}"
+    return ""
 
 
 def _trials(ledger: Ledger, study: str) -> list[Kept]:

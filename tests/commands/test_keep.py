@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from crews import Sweep, children, eventually, make_sweep, no_one_left, sweep
 from test_pipeline import run
 from worked import Worked
 
+from pipeline.paths import Paths
+from pipeline.results.states import Kind
+from pipeline.settings.machine import Machine
 from pipeline.study.kept import read_table
+from pipeline.study.ledger import Ledger, storage_url
 
 TABLE = "search_spaces/tiny.trials.jsonl"
 
@@ -49,6 +54,24 @@ class TestKeep:
     def test_one_of_its_studies(self, mine: Worked) -> None:
         study = json.loads((mine.root / "runs/tiny/search/study.json").read_text())[0]["study"]
         assert f"study {study}: 3 finished trials" in kept(mine, "--study", study)
+
+    def test_those_that_are_alike(self, mine: Worked) -> None:
+        """A study of another budget is no part of the table unless it is named alone."""
+        paths = Paths(mine.root, "tiny")
+        ledger = Ledger(storage_url(Machine(), paths))
+        ((study, spec),) = ledger.studies("tiny", Kind.SEARCH).items()
+        longer = {**spec, "search": {**spec["search"], "epochs": 13}}
+        ledger.open_study("tiny-longer", "tiny", Kind.SEARCH, longer)
+        wider = {**longer, "searched": {}}
+        ledger.open_study("tiny-wider", "tiny", Kind.SEARCH, wider, begins_with=[
+            replace(part, study="tiny-wider") for part in ledger.parts(study)])  # fmt: skip
+        said = kept(mine)
+        assert f"study {study}: left out, as it has other epochs than tiny-wider" in said
+        assert "study tiny-longer: 0 finished trials\nstudy tiny-wider: 3 finished trials" in said
+        both = mine.refused("keep", "tiny", "--study", study, "--study", "tiny-wider")
+        assert f"--study: {study} has other epochs than tiny-wider: keep them one at a time" in both
+        said = kept(mine, "--study", study)
+        assert "was another table: a search that names it begins anew" in said
 
     @pytest.mark.parametrize(
         ("command", "said"),
@@ -112,6 +135,7 @@ class TestBroken:
         assert "for latent_dim" in naming.give("check", "tiny")[1]
 
 
+@pytest.mark.slow
 def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
     """Nothing is trained, and everything downstream has what it needs."""
     kept(mine)
@@ -136,7 +160,7 @@ def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
     assert "identical in all 12 epochs" in mine.give("reproduce", "tiny", "1")[1]
 
     study = mine.root / "runs/tiny/search/study.json"
-    study.write_text(study.read_text().replace('"seed": ', '"seed": 1', 1))
+    study.write_text(study.read_text().replace('"number": 0, "seed": ', '"number": 0, "seed": 1'))
     code, out, _ = mine.give("verify", "tiny", "--no-mlflow")
     assert code == 2
     assert "search/study.json: trial 0: kept is not that of the kept trial" in out
