@@ -50,6 +50,6 @@ def found(given: Observations, root: Path, where: str) -> Observations:
     if given.sha256 not in ("", sha256):
         raise UserError(
             f"{key}: must have the SHA-256 {given.sha256[:12]}, but has {sha256[:12]}: restore it,"
-            " or give its name alone"
+            " or run `dvc repro` again; in a space give its name alone"
         )
     return given.model_copy(update={"sha256": sha256})

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.results.keys import CURVE, KEPT, OUTCOME, PER_DIMENSION
 from pipeline.results.states import FINISHED, State
 from pipeline.settings.hyperparameters import Hyperparameters, Value
-from pipeline.settings.own_family import kind_of
+from pipeline.settings.own_family import LATER, kind_of
 from pipeline.settings.validation import Section, explain, show, validated
 
 VERSION = 1
@@ -97,7 +97,7 @@ def read_table(text: str, file: str) -> list[Kept]:
     origins: dict[str, Origin] = {}
     found: list[Kept] = []
     known: set[str] = set()
-    for number, content in enumerate(rest.splitlines(), start=2):
+    for number, content in enumerate(rest.removesuffix("\n").split("\n"), start=2):
         where = f"{file}: line {number}"
         record = _json(content, where)
         if "number" not in record:
@@ -149,18 +149,21 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 
 def _parameters(kept: Kept) -> Iterator[str]:
-    """What is wrong with a setting; what a family of one's own declares is not known here."""
+    """What is wrong with a setting; what families of one's own declare is not known here.
+
+    A trial has the hyperparameters of all families of its space.
+    """
     setting = kept.setting
     family = setting.get("family")
     if not isinstance(family, str):
         yield f"parameters.family: must be text, but got {show(family)}"
         return
     own = ":" in family
-    kind = kind_of([] if own else [family], {})
+    kind = kind_of(LATER, {})
     known = {key: value for key, value in setting.items() if key in kind.model_fields}
     strange = sorted(setting.keys() - known.keys())
-    if strange and not own:
-        yield f"parameters.{strange[0]}: is no hyperparameter of {family}"
+    if strange and not kept.origin.sources:
+        yield f"parameters.{strange[0]}: is no hyperparameter"
     if own and family.rpartition(":")[0] not in kept.origin.sources:
         yield f"parameters.family: {family} is of a file that its study does not have"
     try:

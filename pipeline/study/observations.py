@@ -150,8 +150,8 @@ def fit(
                 return None, name
             chosen[name] = theirs[name]
     ours = space.hyperparameters(chosen).model_dump()
-    for name in (each for each in theirs if _reads(space, trial.family, each)):
-        if name not in ours or ours[name] != theirs[name]:
+    for name, value in ours.items():
+        if _reads(space, trial.family, name) and theirs[name] != value:
             return None, name
     if not rule(chosen):
         return None, "search.constraints"

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.study.keeping import kept_of, merged
-from pipeline.study.kept import Kept, read_table, table_text
+from pipeline.study.kept import Kept, read_table, settled, table_text
 
 TRIALS = [
     kept(0, lr=0.001),
@@ -63,7 +63,10 @@ def test_what_is_written_is_read_again() -> None:
         (changed(lambda lines: lines[2].update(study="y")), "line 3: study: y has no line before"),
         (changed(lambda lines: lines[2]["parameters"].update(lr=-1.0)), "line 3: parameters.lr:"),
         (changed(lambda lines: lines[2]["parameters"].update(lr="1")), "line 3: parameters.lr:"),
-        (changed(lambda lines: lines[2]["parameters"].update(q=1)), "line 3: parameters.q: is no"),
+        (
+            changed(lambda lines: lines[2]["parameters"].update(q=1)),
+            "line 3: parameters.q: is no hyper",
+        ),
         (changed(lambda lines: lines[2]["parameters"].update(family="a.py:B")), "is of a file"),
         (changed(lambda lines: lines[2].update(state="done")), "line 3: state: must be one of"),
         (changed(lambda lines: lines[2].update(state="failed")), "line 3: state: a trial that"),
@@ -85,8 +88,13 @@ def test_a_broken_table_is_refused_in_one_line(content: str, said: str) -> None:
 
 
 def test_a_family_of_ones_own_is_known_by_its_file() -> None:
-    own = origin(sources={"a.py": "f" * 64})
-    trials = [kept(0, of=own, family="a.py:Mine", width=7)]
+    own = origin(sources={"a.py": "f" * 64}, settled=settled({"width": 5}))
+    trials = [kept(0, of=own, family="a.py:Mine", width=7), kept(1, of=own)]
+    assert read_table(text(trials), "x") == trials
+
+
+def test_a_trial_has_the_hyperparameters_of_all_families_of_its_space() -> None:
+    trials = [kept(0, of=origin(settled=settled({"blocks": 1})), family="conv_pool")]
     assert read_table(text(trials), "x") == trials
 
 

@@ -7,19 +7,22 @@ from typing import Any
 
 import pytest
 from kept_trials import DATA, kept, origin
-from searches import outcome, proposer, search, toy_space
+from searches import outcome, plan, proposer, search, toy_space, toy_study
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.paths import Paths
 from pipeline.settings.observations import Observations
 from pipeline.settings.space import Space
-from pipeline.study.kept import Kept, table_text
+from pipeline.study.arithmetic import OtherArithmetic
+from pipeline.study.kept import Kept, settled, table_text
+from pipeline.study.ledger import Ledger
 from pipeline.study.observations import Beginning, beginning, counted
 from pipeline.study.plan import Planner
 from pipeline.study.propose import centre
 from pipeline.study.rows import trials_of
 from pipeline.study.sources import Source, sources
+from pipeline.study.watch import Watch
 
 LR: dict[str, Any] = {"lr": {"low": 1e-3, "high": 1e-1, "log": True}}
 BOTH = {**LR, "latent_dim": {"low": 4, "high": 16}}
@@ -54,6 +57,9 @@ class TestFits:
         its = space({**LR, "filters": 8, "family": {"choices": ["mlp", "conv_stride"]}})
         found = begun([kept(0, lr=0.01), kept(1, lr=0.01, family="conv_stride")], its)
         assert (found.trials, found.left_out) == (1, {"filters": 1})
+
+    def test_what_a_family_that_is_gone_declared_does_not_matter(self) -> None:
+        assert begun([kept(0, of=origin(settled=settled({"width": 7})), lr=0.01)], space()).trials
 
     def test_a_conditional_one_where_it_exists(self) -> None:
         momentum = {"low": 0.1, "high": 0.5, "when": {"optimizer": "sgd"}}
@@ -232,6 +238,24 @@ class TestFirst:
         found = sources(its, parts)
         assert found[:4] == [Source.KEPT] * 4
         assert set(found[4:]) == {Source.PROPOSED}
+
+
+def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/x.db")
+    ledger.open_study("toy", "toy", "search", {}, begins_with=begun(some(3), its).parts)
+    watch = Watch(ledger, toy_study(its), its)
+    watch.refresh()
+    made = plan(watch, proposer(its))
+    assert made
+    for device, proposals in (("cpu", "numpy 9"), ("cuda", "numpy 9")):
+        meta = {"arithmetic": {"device": device, "proposals": proposals}}
+        if device == "cpu":  # what proposals depend on is no matter of kept trials
+            lease = ledger.begin("toy", made, owner="a", meta=meta)
+            assert lease
+            ledger.release("a", blameless=True)
+        else:
+            with pytest.raises(OtherArithmetic, match="device: cpu → cuda"):
+                ledger.claim("toy", budget=99, owner="b", meta=meta, runs=False)
 
 
 class TestTable:
