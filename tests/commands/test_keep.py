@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import tarfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,14 @@ def kept(mine: Worked, *more: str) -> str:
     code, out, err = mine.give("keep", "tiny", *more)
     assert (code, err) == (0, "")
     return out
+
+
+def test_an_archive_holds_the_table(mine: Worked) -> None:
+    kept(mine)
+    mine.edit("search", "observations", TABLE)
+    mine.done("archive", "tiny", "--to", "x.tar")
+    with tarfile.open(mine.root / "x.tar") as tar:
+        assert TABLE in tar.getnames()
 
 
 class TestKeep:
@@ -135,6 +145,19 @@ class TestBroken:
         assert "for latent_dim" in naming.give("check", "tiny")[1]
 
 
+def mlflow_run(paths: Paths, kept: str) -> str:
+    """The MLflow run of a kept trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of itself when it is imported
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{paths.mlflow_db}")
+        experiment = client.get_experiment_by_name("tiny")
+        assert experiment
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.kept LIKE '{kept}'")
+    return str(run.info.run_id)
+
+
 @pytest.mark.slow
 def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
     """Nothing is trained, and everything downstream has what it needs."""
@@ -155,9 +178,17 @@ def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
         "3 were kept of earlier searches"
         in (mine.root / "runs/tiny/render/report.html").read_text()
     )
+    (mine.root / "machine.yaml").write_text("workers: 1\ndevice: cpu\n")
+    mine.done("sync", "tiny")
     code, out, err = mine.give("verify", "tiny")
     assert code == 0, out + err
     assert "identical in all 12 epochs" in mine.give("reproduce", "tiny", "1")[1]
+
+    seed = read_table((mine.root / TABLE).read_text(), TABLE)[2].line.seed
+    code, out, err = mine.give("where", mlflow_run(Paths(mine.root, "tiny"), "%/2"))
+    assert code == 0, err
+    assert f", this run {seed}\n" in out
+    assert "/2, as which it was trained and then kept" in out
 
     study = mine.root / "runs/tiny/search/study.json"
     study.write_text(study.read_text().replace('"number": 0, "seed": ', '"number": 0, "seed": 1'))
