@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from searches import outcome, plan, proposer, search, toy_space, toy_study
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.paths import Paths
+from pipeline.results.states import Kind
 from pipeline.settings.observations import Observations
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import OtherArithmetic
@@ -20,6 +22,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.observations import Beginning, beginning, counted
 from pipeline.study.plan import Planner
 from pipeline.study.propose import centre
+from pipeline.study.reopen import to_reopen
 from pipeline.study.rows import trials_of
 from pipeline.study.sources import Source, sources
 from pipeline.study.watch import Watch
@@ -238,6 +241,18 @@ class TestFirst:
         found = sources(its, parts)
         assert found[:4] == [Source.KEPT] * 4
         assert set(found[4:]) == {Source.PROPOSED}
+
+
+def test_a_study_begins_with_them_once(its: Space, storage: str) -> None:
+    found = begun([kept(0, lr=0.01), kept(1, (9.0,), "failed", lr=0.02)], its)
+    ledger = Ledger(storage)
+    for _ in range(2):
+        ledger.open_study("toy", "toy", Kind.SEARCH, {}, begins_with=found.parts)
+    parts = ledger.parts("toy")
+    assert [replace(part, started_ms=0, finished_ms=None) for part in parts] == found.parts
+    assert ledger.claim("toy", budget=99, owner="a", meta={}, runs=False) is None
+    assert to_reopen(parts) == ([], [])  # what was kept is not tried again
+    ledger.close()
 
 
 def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -> None:
