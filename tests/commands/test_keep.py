@@ -179,6 +179,7 @@ def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
         in (mine.root / "runs/tiny/render/report.html").read_text()
     )
     (mine.root / "machine.yaml").write_text("workers: 1\ndevice: cpu\n")
+    Paths(mine.root, "tiny").mlflow_db.unlink()  # which is that of another folder
     mine.done("sync", "tiny")
     code, out, err = mine.give("verify", "tiny")
     assert code == 0, out + err
