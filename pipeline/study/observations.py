@@ -99,6 +99,15 @@ def counted(
     return Beginning(parts, dict(sorted(left_out.items())))
 
 
+def kept_trials(space: Space, paths: Paths) -> int:
+    """How many kept trials count, as far as it can be told before the data are there: of settings
+    that break `search.constraints` it cannot. Raises UserError for a broken table."""
+    if (given := space.search.observations) is None or not space.searched:
+        return 0
+    trials = table_of(given, paths, space.name)
+    return counted(space, "", trials, lambda _: True, lambda _: 0).trials
+
+
 def table_of(given: Observations, paths: Paths, name: str) -> list[Kept]:
     """The trials of the table that a space names. Raises UserError if it is another by now."""
     where = f"search_spaces/{name}.yaml"

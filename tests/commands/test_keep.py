@@ -16,12 +16,16 @@ import pandas as pd
 import pytest
 import yaml
 from crews import Sweep, children, eventually, make_sweep, no_one_left, sweep
+from studies import trial, whole
 from test_pipeline import run
 from worked import Worked
 
+from pipeline.commands.standing import Standing, standing
+from pipeline.commands.sweep import _trials
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
-from pipeline.settings.machine import Machine
+from pipeline.settings.machine import Machine, load_machine
+from pipeline.settings.space import load_space
 from pipeline.study.kept import read_table
 from pipeline.study.ledger import Ledger, storage_url
 
@@ -54,9 +58,9 @@ class TestKeep:
         text = (mine.root / TABLE).read_text()
         trials = read_table(text, TABLE)
         study = json.loads((mine.root / "runs/tiny/search/study.json").read_text())[0]
-        for trial, record in zip(trials, study["trials"], strict=True):
+        for each, record in zip(trials, study["trials"], strict=True):
             ours = {name: record[name] for name in ("parameters", "state", "result", "curve")}
-            assert {name: getattr(trial.line, name) for name in ours} == ours
+            assert {name: getattr(each.line, name) for name in ours} == ours
         assert not {"seconds", "host", "ended_ms"} & set(json.loads(text.splitlines()[2]))
         kept(mine)
         assert (mine.root / TABLE).read_text() == text
@@ -136,6 +140,18 @@ class TestBroken:
         assert (code, said.count("\n")) == (2, 1)
         assert "has epochs 12, but this search 11" in said
         assert "write a table without it" in said
+
+    def test_a_night_adds_to_what_was_kept(self, naming: Worked) -> None:
+        paths = Paths(naming.root, "tiny")
+        before = standing(load_machine(naming.root), paths)
+        assert _trials(load_space(naming.root, "tiny"), before, paths, 8) == 11
+
+    def test_a_night_has_not_tried_what_was_kept(self) -> None:
+        meta = {"kept": {"study": "old", "number": 0, "seed": 1}}
+        parts = [whole(trial(0, 5.0, meta=meta)), whole(trial(1, 5.0), number=1)]
+        after = Standing(None, None, {("x", p.number): replace(p, study="x") for p in parts},
+                         frozenset({"x"}))  # fmt: skip
+        assert after.tried(Standing(None, None, {}, frozenset()))["trials"] == 1
 
     def test_check_says_how_many_count(self, naming: Worked) -> None:
         code, out, _ = naming.give("check", "tiny")
