@@ -31,9 +31,10 @@ from pipeline.study.claim import Plan
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
 from pipeline.study.plan import Planner, Step
-from pipeline.study.propose import Proposer, distribution
+from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.rows import Part
+from pipeline.study.sampler import distribution
 from pipeline.study.schema import TRIALS
 from pipeline.study.storage import open_storage, transaction
 from pipeline.study.watch import Watch
@@ -108,7 +109,7 @@ class Ours:
         """One part, from its plan to its end."""
         watch, who = self._watch, {"owner": "bench", "meta": {}}
         watch.refresh()
-        self._ledger.claim(self._study.id, budget=len(watch.parts), runs=False, **who)
+        self._ledger.claim(self._study.id, budget=len(watch.parts), **who)
         step = watch.planner.next()
         assert step is not None
         chosen = self._proposer.propose(watch.planner) if step.is_new else None

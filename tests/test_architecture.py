@@ -117,6 +117,7 @@ NEUTRAL = {
 THROUGH_SETTINGS = {
     "settings/observations.py",
     "settings/own_data.py",
+    "settings/sections.py",
     "settings/snapshot.py",
     "settings/space.py",
     "settings/validation.py",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.results.states import State
-from pipeline.seeds import derive_seed
+from pipeline.seeds import trial_seed
 from pipeline.study.identity import SOURCES
 from pipeline.study.kept import Kept, Line, Origin, identity, settled
 from pipeline.study.numerics import PROPOSALS
@@ -64,7 +64,7 @@ def _line(part: Part, own_seed: int | None, seed: int) -> Line:
     return Line(
         study=part.study,
         number=part.trial,
-        seed=derive_seed(seed, "trial", part.trial) if own_seed is None else own_seed,
+        seed=trial_seed(seed, part.trial, fresh=False) if own_seed is None else own_seed,
         state=str(part.state),
         parameters=record["parameters"] or {},
         result=record["result"],

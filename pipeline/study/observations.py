@@ -21,10 +21,11 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.observations import Observations, found
 from pipeline.settings.own_family import own_families
-from pipeline.settings.space import PRUNERS, Space
+from pipeline.settings.sections import PRUNERS
+from pipeline.settings.space import Space
+from pipeline.study.constraints import within
 from pipeline.study.identity import TRAINING_SEMANTICS
 from pipeline.study.kept import Kept, Origin, read_table
-from pipeline.study.limits import within
 from pipeline.study.plan import Planner
 from pipeline.study.rows import Part
 from pipeline.vae.cost import epoch_cost

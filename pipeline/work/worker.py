@@ -15,19 +15,17 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
-from pipeline.settings.hyperparameters import Value
-from pipeline.settings.space import PRUNERS
+from pipeline.settings.sections import PRUNERS
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.constraints import within
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
 from pipeline.study.ledger import LeaseLost, Ledger
-from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.race import Ask
-from pipeline.study.rows import Record
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
 from pipeline.work.idling import Idling
@@ -63,7 +61,7 @@ class Worker:
         self._job = job
         self._owner = owner_name(os.getpid())
         self._presence = presence or Presence(self._owner)
-        self._ledger = ledger.present(self._presence)
+        self._ledger = ledger.seeing(self._presence.note)
         self._paths = Paths(root, job.space.name)
         self._slot = slot
         self._only = only
@@ -164,7 +162,6 @@ class Worker:
             meta=self._meta,
             among=among,
             mixed=self._job.mixed_arithmetic,
-            runs=False,
         )
 
     def _begin(self, watch: Watch) -> Lease | None:
@@ -207,26 +204,7 @@ class Worker:
         step = planner.next()
         if step is None:
             return None
-        curve: list[Record] = []
-        if step.is_new:
-            chosen = self._proposer.propose(planner)
-            until, cost = planner.first_pause(chosen), self.trainer.cost(chosen)
-        else:
-            before = planner.latest(step.trial)
-            chosen, curve = before.parameters or {}, before.curve
-            until, cost = step.until, before.cost
-        return Plan(
-            number=step.number,
-            trial=step.trial,
-            since=step.since,
-            until=until,
-            starts=step.place.starts,
-            follows=step.place.follows,
-            cost=cost,
-            parameters=chosen,
-            curve=curve,
-            reopened=watch.reopened or 0,
-        )
+        return planner.plan(step, self._proposer.propose, self.trainer.cost, watch.reopened or 0)
 
     def _run(self, watch: Watch, lease: Lease) -> None:
         study = watch.study
@@ -245,14 +223,7 @@ class Worker:
                 shares=self._job.shares and study.kind == Kind.CANDIDATE,
                 seed=watch.planner.seeds.get(lease.trial),
             )
-            run.run(self._parameters(study, lease), renewal, lambda: self._leaves_trial)
-
-    def _parameters(self, study: Study, lease: Lease) -> dict[str, Value]:
-        if lease.parameters is not None:
-            return lease.parameters
-        chosen = self._job.candidates[study.id]
-        self._ledger.propose(lease, chosen)
-        return chosen
+            run.run(renewal, lambda: self._leaves_trial)
 
     def _prunes(self, watch: Watch, number: int, training: Training) -> bool:
         """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""
