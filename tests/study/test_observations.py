@@ -250,7 +250,7 @@ def test_a_study_begins_with_them_once(its: Space, storage: str) -> None:
         ledger.open_study("toy", "toy", Kind.SEARCH, {}, begins_with=found.parts)
     parts = ledger.parts("toy")
     assert [replace(part, started_ms=0, finished_ms=None) for part in parts] == found.parts
-    assert ledger.claim("toy", budget=99, owner="a", meta={}, runs=False) is None
+    assert ledger.claim("toy", budget=99, owner="a", meta={}) is None
     assert to_reopen(parts) == ([], [])  # what was kept is not tried again
     ledger.close()
 
@@ -270,7 +270,7 @@ def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -
             ledger.release("a", blameless=True)
         else:
             with pytest.raises(OtherArithmetic, match="device: cpu → cuda"):
-                ledger.claim("toy", budget=99, owner="b", meta=meta, runs=False)
+                ledger.claim("toy", budget=99, owner="b", meta=meta)
 
 
 class TestTable:
