@@ -128,7 +128,7 @@ def _tracker(root: Path, machine: Machine) -> Iterator[Finding]:
         yield _database(file)
         return
     if not uri.startswith("http"):
-        yield Finding("tracker", f"{mask(uri)}, which is not asked")
+        yield Finding("tracker", f"{mask(uri)}, not looked at")
         return
     plain = uri.rpartition("@")[2] if "@" in uri else uri.partition("://")[2]
     server = f"{uri.partition('://')[0]}://{plain.rstrip('/')}"

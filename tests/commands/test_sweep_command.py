@@ -188,7 +188,7 @@ class TestPastNights:
         code, _, err = desk.give("sweep", "a")
         assert (code, "Traceback" in err) == (0, False)
         assert states(desk, "2026-03-02-2") == {"a": "nothing to do"}
-        shown = desk.done("nights")
+        _, shown, _ = desk.give("nights")
         assert "its summary.json is damaged: remove it" in shown
 
     def test_they_are_in_the_order_of_the_worlds_clock(self, desk: Worked) -> None:
