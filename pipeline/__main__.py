@@ -114,6 +114,7 @@ def check(name: Name) -> None:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
     from pipeline.commands.estimate import estimate_text, find_images
+    from pipeline.commands.keep import kept_text
     from pipeline.paths import Paths
     from pipeline.settings.space import load_space
     from pipeline.work.own import own_faults
@@ -125,6 +126,8 @@ def check(name: Name) -> None:
     if space.sources and images.shape:
         _refuse(name, list(own_faults(space, images.shape)))
     typer.echo(estimate_text(space, machine, Paths(root, name), images))
+    if said := kept_text(space, Paths(root, name)):
+        typer.echo(said)
 
 
 def _refuse(name: str, faults: list[str]) -> None:
@@ -238,6 +241,21 @@ def export(
     from pipeline.commands.export import export_text
 
     typer.echo(export_text(*_here(), name, optuna))
+
+
+@app.command()
+def keep(
+    name: Name,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(help="a study of the ledger, several times; default: all that are alike"),
+    ] = None,
+) -> None:
+    """Write the finished trials of a sweep's searches into a table that spaces can begin with."""
+    from pipeline.commands.keep import keep as write
+
+    for line in write(*_here(), name, study or []):
+        typer.echo(line)
 
 
 @app.command()

@@ -115,6 +115,7 @@ NEUTRAL = {
 # What reaches a stage through the files in settings/ alone, defaults included: of these the stage
 # `settings` has the code as its dependency.
 THROUGH_SETTINGS = {
+    "settings/observations.py",
     "settings/own_data.py",
     "settings/search_section.py",
     "settings/sections.py",

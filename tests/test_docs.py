@@ -35,6 +35,7 @@ NOT_RUN = {  # the beginning of a command: why
     "python -m pipeline run": "tests/test_pipeline.py",
     "python -m pipeline check NAME": "tests/commands/test_command_line.py",
     "python -m pipeline export NAME": "docs/python.md exports digits",
+    "python -m pipeline keep": "tests/commands/test_keep.py",
     "python -m pipeline compare": "tests/api/test_api.py compares sweeps",
     "python -m pipeline prepare NAME": "tests/test_pipeline.py",
     "python -m pipeline retrain digits": "tests/test_pipeline.py",

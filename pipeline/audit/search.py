@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.audit import epochs
+from pipeline.audit import epochs, kept
 from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.paths import Paths
@@ -48,6 +48,7 @@ def findings(book: Book) -> Iterator[str]:
     for part in parts:
         for line in _alone(space, part, book.steps["train"]):
             yield f"{FILE}: {_name(part)}: {line}"
+    yield from kept.findings(book)
     trials = trials_of(parts)
     yield from sizes(FILE, space, trials)
     yield from _course(book, parts)
@@ -105,6 +106,9 @@ def _course(book: Book, parts: list[Part]) -> Iterator[str]:
             yield f"{FILE}: has {len(parts)} parts, but its budget admits {len(due)}"
             return
     for part in parts:
+        if part.kept:
+            planner.update([part])
+            continue
         step = planner.next()
         if step is None:
             yield f"{FILE}: {_name(part)}: was not due: the budget was spent"

@@ -49,6 +49,8 @@ def archive(root: Path, machine: Machine, name: str, target: Path) -> Path:
     with atomic_path(target) as temporary, tarfile.open(temporary, "w") as tar:
         tar.add(root / "search_spaces" / f"{name}.yaml", f"search_spaces/{name}.yaml",
                 filter=_plain)  # fmt: skip
+        if table := space.search.observations:
+            tar.add(root / table.file, table.file, filter=_plain)
         for path in sorted(outputs.rglob("*")):
             if path.is_file():
                 tar.add(path, f"runs/{name}/{path.relative_to(outputs)}", filter=_plain)

@@ -44,7 +44,8 @@ def retry_failed(root: Path, machine: Machine, name: str, number: int | None) ->
     except ValueError:
         raise UserError(
             f"retry {name}: trial {number} must be one that failed, but study {study.id} has"
-            f" {[p.trial for p in parts if p.state == State.FAILED]}: choose one of those"
+            f" {[p.trial for p in parts if p.state == State.FAILED and not p.kept]}: choose one of"
+            " those"
         ) from None
     opened = [(study, parts, failed, seeing)] if failed else []
     if number is None:

@@ -51,7 +51,7 @@ class Standing:
 
     def failures(self, before: Standing) -> list[str]:
         """What has failed since, and why."""
-        new = [part for key, part in self.parts.items() if key not in before.parts]
+        new = self._new(before)
         return [
             f"{'trial' if part.study in self.searches else 'run'} {part.trial} of {part.study}:"
             f" {(part.reason or '').splitlines()[0]}"
@@ -59,10 +59,15 @@ class Standing:
             if part.state == State.FAILED
         ]
 
+    def _new(self, before: Standing) -> list[Part]:
+        """What was trained since: kept trials of earlier studies were not."""
+        parts = self.parts.items()
+        return [part for key, part in parts if key not in before.parts and not part.kept]
+
     def tried(self, before: Standing) -> dict[str, int]:
         """How much has ended since: trials that were begun, their parts, runs of candidates, and
         the epochs of all of these."""
-        new = [part for key, part in self.parts.items() if key not in before.parts]
+        new = self._new(before)
         searched = [part for part in new if part.study in self.searches]
         retrained = {(part.study, part.trial) for part in new if part.study not in self.searches}
         return {

@@ -103,6 +103,8 @@ def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None) -> Iterato
     trials, now = ledger.trials(id_), ledger.now()
     counts = ", ".join(f"{sum(t.state == s for t in trials)} {s}" for s in State)
     yield f"{kind} {id_}: {len(trials)} {'trials' if kind == Kind.SEARCH else 'runs'}: {counts}"
+    if kept := sum(trial.kept is not None for trial in trials):
+        yield f"  kept: {kept} of them, of earlier studies"
     best = min(trials, key=_value, default=None)
     if best and math.isfinite(_value(best)):
         yield f"  best: {best.number} with NELBO {_value(best):.2f} nats{_after(best, current)}"
@@ -162,7 +164,8 @@ def _left(trials: list[Trial], watch: Watch, stage: Stage) -> str:
     finished = [trial for trial in trials if trial.state != State.RUNNING]
     text = f"{len(finished)} of {most_trials([study], racing=racing)} finished"
     workers = sum(trial.owner is not None for trial in trials)
-    seconds = [record["seconds"] for trial in trials for record in trial.curve]
+    records = [record for trial in trials for record in trial.curve]
+    seconds = [record["seconds"] for record in records if "seconds" in record]  # not of kept ones
     if not workers:
         return f"{text}; nobody works on it"
     if not finished or not seconds:
@@ -182,7 +185,8 @@ def _left(trials: list[Trial], watch: Watch, stage: Stage) -> str:
 
 def _epochs(trial: Trial, current: Study | None) -> str:
     of = f" of {current.epochs}" if current else ""
-    pace = f", {trial.curve[-1]['seconds']:.1f} s an epoch" if trial.curve else ""
+    last = trial.curve[-1] if trial.curve else {}
+    pace = f", {last['seconds']:.1f} s an epoch" if "seconds" in last else ""
     return f"{len(trial.curve)}{of} epochs done{pace}"
 
 

@@ -138,11 +138,13 @@ def _trials(file: Space, before: Standing, paths: Paths, add: int | None) -> int
     """How many are asked for this time: never fewer than there are outputs of."""
     if add is None:
         return as_worked_on(file, paths).search.trials
+    from pipeline.study.observations import kept_trials  # late: it imports torch
+
     done = 0
     with suppress(OSError, UserError, KeyError):
         study = search_study(file, read_json(paths.manifest)["sha256"])
         done = before.trials or 0 if read_json(paths.best)["study"] == study.id else 0
-    return done + add
+    return max(done, kept_trials(file, paths)) + add
 
 
 def _outcome(before: Standing, after: Standing, asked: Space, made: Space) -> dict[str, Any]:

@@ -69,17 +69,21 @@ def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, st
         if error.errno not in NOT_MINE:
             raise
         saved = _save(Path(tempfile.mkdtemp(prefix="origin-")), name, source)
-    known = trials or not is_study
+    known = bool(trials) or not is_study
+    elsewhere = ELSEWHERE
+    if kept := tags.get("kept"):  # and not gone on with since, which is its last part's lineage
+        known = known and "git_commit" in tags
+        elsewhere = f"those of {kept}, as which it was trained and then kept"
     made_on = f"{tags.get('host', 'a host that is not recorded')}, {_arithmetic(tags)}"
     lines = [
         f"run         {tags['mlflow.runName']}, of sweep {name}, study {tags['study']}",
-        f"git commit  {_commit(tags, source) if known else ELSEWHERE}",
-        f"code        {_code(tags) if known else ELSEWHERE}",
+        f"git commit  {_commit(tags, source) if known else elsewhere}",
+        f"code        {_code(tags) if known else elsewhere}",
         f"data        sha256 {tags['data_sha256']}",
         f"dvc.lock    {_dvc_entry(root, paths, tags)}",
-        f"lock file   {_lock_file(root, tags.get('lock_sha256', '')) if known else ELSEWHERE}",
-        f"seeds       {_seeds(ledger, name, tags)}",
-        f"made on     {made_on if known else ELSEWHERE}",
+        f"lock file   {_lock_file(root, tags.get('lock_sha256', '')) if known else elsewhere}",
+        f"seeds       {_seeds(ledger, name, tags, trials)}",
+        f"made on     {made_on if known else elsewhere}",
         "",
         *(f"    {command}" for command in commands(name, tags, saved)),
     ]
@@ -170,7 +174,7 @@ def _lock_file(root: Path, recorded: str) -> str:
     return f"digest {recorded}, {'as' if now == recorded else 'not as'} requirements.lock here"
 
 
-def _seeds(ledger: Ledger, name: str, tags: dict[str, str]) -> str:
+def _seeds(ledger: Ledger, name: str, tags: dict[str, str], trials: list[Trial]) -> str:
     spec = _spec(ledger, name, tags["study"])
     if spec is None:
         return "the study is not in this checkout's ledger"
@@ -178,7 +182,9 @@ def _seeds(ledger: Ledger, name: str, tags: dict[str, str]) -> str:
         return f"search {spec['search']['seed']}"
     fresh = "seed" in spec  # a candidate's
     seed = spec["seed"] if fresh else spec["search"]["seed"]
-    return f"search {seed}, this run {trial_seed(seed, int(tags['number']), fresh=fresh)}"
+    own = trials[0].kept if trials else None
+    this = own["seed"] if own else trial_seed(seed, int(tags["number"]), fresh=fresh)
+    return f"search {seed}, this run {this}"
 
 
 def _spec(ledger: Ledger, name: str, study: str) -> dict[str, Any] | None:

@@ -83,6 +83,8 @@ def _plate(plate: Plate) -> str:
 def _lead(space: Space, inputs: Inputs) -> str:
     trials = inputs.best["trials"]
     states = ", ".join(f"{count} {state}" for state, count in trials.items() if count) or "none"
+    if kept := inputs.best.get("kept"):
+        states += f"; {kept['trials']} were kept of earlier searches"
     shape = "×".join(str(side) for side in inputs.manifest["shape"])
     return (
         f"Images {shape}, likelihood {space.model.likelihood}. {sum(trials.values())} trials"

@@ -19,3 +19,4 @@ HEADLINE = (*PARTS, "iw_nll_nats", "bits_per_dim", "mse_per_pixel", "active_unit
 KEPT = (*PARTS, "active_units")
 OUTCOME = (*KEPT, "epochs", "best_epoch", "weights")
 TRIAL = ("number", "state", *PARTS, "epochs", "best_epoch", "reason")  # columns of trials.csv
+KEPT_FROM = "kept"  # a further column of a search that begins with kept trials

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.settings.observations import Observations
 from pipeline.settings.validation import Section
 
 PRUNERS = ("median", "percentile")  # what stops a trial for good; at rungs it only waits
@@ -51,6 +52,9 @@ class Search(Section):
     )
     enqueue: list[dict[str, Any]] = Field(
         default=[], description="settings to try first; what one leaves out is at its centre"
+    )
+    observations: Observations | None = Field(
+        None, description="a table of kept trials that the search begins with"
     )
     pruner: Literal["rungs", "none", "median", "percentile"] = Field(
         "rungs", description="which trials end before their last epoch"

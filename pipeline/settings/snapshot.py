@@ -38,8 +38,8 @@ GIVEN = "given"  # of data.json: the keys that the file itself gives
 
 
 def own_data(root: Path) -> None:
-    """Writes runs/own_data.json: the digests of the own data and Python files of all sweeps of
-    params.yaml.
+    """Writes runs/own_data.json: the digests of the own data, Python files and tables of kept
+    trials of all sweeps of params.yaml.
 
     It tells DVC whether they have changed, which a path that a sweep names cannot.
     """
@@ -51,6 +51,8 @@ def own_data(root: Path) -> None:
         try:
             space = load_space(root, name)
             digests |= {f"{name}: {file}": each.sha256 for file, each in space.sources.items()}
+            if table := space.search.observations:
+                digests[f"{name}: {table.file}"] = table.sha256
             digests[name] = own_sha256(space.data, Paths(root, name))
         except (UserError, OSError):  # which the sweep's own stages say
             digests[name] = None
@@ -196,11 +198,22 @@ def _check_lock(space: Space, paths: Paths) -> None:
             return
     recorded = _locked(paths.root / "dvc.lock", f"settings@{paths.name}", file)
     _, files = kept({name: space.section(name) for name in SECTIONS})
+    recorded = _pinned(recorded, space)
     if recorded is not None and _differing(parse_space(paths.name, recorded, file, files), space):
         raise UserError(
             f"{file} was edited in the instant in which DVC recorded it: run `dvc repro -sf"
             f" settings@{paths.name}`, then `dvc repro`"
         )
+
+
+def _pinned(recorded: dict[str, Any] | None, space: Space) -> dict[str, Any] | None:
+    """What DVC has recorded of a file, with the digest of the table that it names."""
+    search, table = (recorded or {}).get("search"), space.search.observations
+    if recorded is None or table is None or not isinstance(search, dict):
+        return recorded
+    if search.get("observations") != table.file:
+        return recorded
+    return {**recorded, "search": {**search, "observations": table.model_dump()}}
 
 
 def _locked(lock: Path, stage: str, file: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Domain, Hyperparameters, Value, grid
+from pipeline.settings.observations import found
 from pipeline.settings.own_family import kind_of, named
 from pipeline.settings.own_files import (
     SOURCES,
@@ -135,7 +136,12 @@ def load_space(root: Path, name: str) -> Space:
             f" {', '.join(known) or 'none'} in {folder}"
         )
     where = f"search_spaces/{name}.yaml"
-    return parse_space(name, read_yaml(folder / f"{name}.yaml", where), where, reader(root))
+    space = parse_space(name, read_yaml(folder / f"{name}.yaml", where), where, reader(root))
+    if (given := space.search.observations) is None:
+        return space
+    table = found(given, root, where)
+    search = space.search.model_copy(update={"observations": table})
+    return space.model_copy(update={"search": search})
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -227,6 +233,11 @@ def _check_space(space: Space, where: str) -> None:
         raise UserError(
             f"{where}: search.constraints: cmaes cannot be told of settings that are not tried: use"
             " tpe, gp, random or grid"
+        )
+    if search.sampler == "cmaes" and search.observations:
+        raise UserError(
+            f"{where}: search.observations: cmaes learns from what it has asked for itself alone:"
+            " use tpe, gp, random or grid"
         )
     for number, given in enumerate(search.enqueue):
         _check_enqueued(space, given, f"{where}: search.enqueue.{number}")

@@ -20,6 +20,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
 from pipeline.study.identity import Study, changes, search_study
 from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.observations import Beginning, beginning
 from pipeline.study.plan import belonging
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import left_out, write_studies
@@ -45,8 +46,10 @@ def run(
     check_own(space, tuple(manifest["shape"]))
     study = search_study(space, manifest["sha256"])
     ledger = Ledger(storage_url(machine, paths))
-    _announce(space, study, ledger)
-    ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
+    kept = beginning(space, paths, study.id, manifest["sha256"], tuple(manifest["shape"]),
+                     manifest["counts"]["train"])  # fmt: skip
+    _announce(space, study, ledger, kept)
+    ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
     run_studies("search", space, machine, paths, ledger, [study], {}, late)
     parts = belonging(space, ledger.parts(study.id))
     trials = trials_of(parts)
@@ -63,7 +66,7 @@ def run(
         write_studies(folder / paths.search_record.name, [(study, parts)])
 
 
-def _announce(space: Space, study: Study, ledger: Ledger) -> None:
+def _announce(space: Space, study: Study, ledger: Ledger, kept: Beginning) -> None:
     """Says whether the study is new, goes on, or has forked from an earlier one and why."""
     if not space.searched:
         print(f"search {space.name}: nothing is searched: no trials", file=sys.stderr)
@@ -76,6 +79,8 @@ def _announce(space: Space, study: Study, ledger: Ledger) -> None:
         print(f"search {space.name}: study {study.id} has {done} of {budget} trials",
               file=sys.stderr)  # fmt: skip
         return
+    if space.search.observations:
+        print(f"search {space.name}: {kept.text()}", file=sys.stderr)
     if not known:
         print(f"search {space.name}: new study {study.id}", file=sys.stderr)
         return

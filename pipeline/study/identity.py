@@ -34,7 +34,7 @@ def search_study(space: Space, data_sha256: str) -> Study:
 
     With nothing to search it has no trials.
     """
-    search = space.search.model_dump(exclude={"fallback", "stop"})
+    search = space.search.model_dump(exclude={"fallback", "stop", "observations"})
     trials, total_epochs = search.pop("trials"), search.pop("total_epochs")
     budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
@@ -44,6 +44,8 @@ def search_study(space: Space, data_sha256: str) -> Study:
         "searched": {name: domain.model_dump() for name, domain in space.searched.items()},
         "search": search,
     }
+    if table := space.search.observations:
+        spec["observations"] = table.sha256  # whatever its name
     id_ = f"{space.name}-{digest(spec)[:12]}"
     return Study(id_, Kind.SEARCH, budget, space.search.parallelism, space.search.epochs, spec,
                  total_epochs)  # fmt: skip

@@ -30,6 +30,7 @@ from pipeline.study.rows import (
     Trial,
     insert_once,
     is_recorded,
+    kept_row,
     leave_files,
     part_of,
     trials_of,
@@ -118,10 +119,12 @@ class Ledger:
         kind: Kind,
         spec: dict[str, Any],
         left_out: dict[str, Any] | None = None,
+        begins_with: Sequence[Part] = (),
     ) -> None:
         """Registers a study; an existing one stays as it is.
 
-        `left_out` is what its search space says and its identity does not.
+        `left_out` is what its search space says and its identity does not; `begins_with` are the
+        parts of kept trials.
         """
         kept = {**spec, LEFT_OUT: left_out} if left_out else spec
         row = {"id": study, "name": name, "kind": kind, "spec": json.dumps(kept)}
@@ -129,7 +132,10 @@ class Ledger:
         def insert(db: sa.Connection) -> None:
             known = db.execute(sa.select(STUDIES.c.id).where(STUDIES.c.id == study)).first()
             if not known:
-                insert_once(db, STUDIES, {**row, "created_ms": milliseconds(clock(db))})
+                now = milliseconds(clock(db))
+                insert_once(db, STUDIES, {**row, "created_ms": now})
+                for part in begins_with:
+                    insert_once(db, TRIALS, kept_row(part, now))
 
         self.write(insert)
 

@@ -6,12 +6,15 @@ clock (`pipeline.study.clock`), sees what had ended by then, and promotes the tr
 (`pipeline.study.ladder`) or begins a new one, whose parameters are proposed from what it sees
 (`pipeline.study.propose`). None of this depends on the number of workers, their speed or crashes.
 
+A search may begin with kept trials of earlier ones (`pipeline.study.kept`), whose parts come first.
+
 The budget is read by nothing of that: it only says which part is the first that is not begun. So a
 larger one extends a search.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,6 +80,8 @@ class Planner:
         self._spent = 0  # epochs of finished parts
         self._curves: dict[int, Curve] = {}
         self._gained = (math.inf, 0)  # the value at the last gain, and how many trials had begun
+        self.kept: list[dict[str, Value]] = []  # the settings of the trials that it begins with,
+        self.seeds: dict[int, int] = {}  # and by number those that they were trained with
 
     @property
     def finished(self) -> bool:
@@ -101,6 +106,8 @@ class Planner:
         for part in parts:
             if part.number < len(self.parts):
                 self._move(part)
+            elif part.number == len(self.parts) and part.kept:
+                self._keep(part)
             elif part.number == len(self.parts):
                 if self._place is None:
                     self._arrive(Place(part.starts, part.follows))
@@ -156,6 +163,7 @@ class Planner:
         """What part `number` may compare itself with: the latest `CURVES` that it has seen."""
         latest = self.parts[max(0, number + 1 - 2 * CURVES) : number + 1]
         seen = [self.parts[part.follows] for part in latest if part.follows is not None]
+        seen = [*itertools.takewhile(lambda part: part.kept, self.parts), *seen]
         judged = [part for part in seen if part.state != State.FAILED][-CURVES:]
         return [self._curve(part) for part in judged]
 
@@ -209,6 +217,10 @@ class Planner:
     def _begin(self, part: Part) -> None:
         self._place = None
         self.clock.begin(part.number, Place(part.starts, part.follows))
+        self._add(part)
+        self._tell(part)
+
+    def _add(self, part: Part) -> None:
         if part.since:
             self.ladder.leave(part.trial, part.until)
             self._latest[part.trial] = part.number
@@ -216,7 +228,16 @@ class Planner:
             self.trials.append(Known(part.parameters or {}, State.RUNNING))
             self._latest.append(part.number)
         self.parts.append(part)
-        self._tell(part)
+
+    def _keep(self, part: Part) -> None:
+        """Of a trial that the search begins with: it had ended before, and takes no worker."""
+        self._add(part)
+        if part.since == 0 and part.kept:
+            self.kept.append(part.parameters or {})
+            self.seeds[part.trial] = part.kept["seed"]
+        self._spent += part.epochs - part.since
+        self._see(part)
+        self._gained = self._gained[0], len(self.trials)
 
     def _move(self, part: Part) -> None:
         before, self.parts[part.number] = self.parts[part.number], part

@@ -65,11 +65,11 @@ class Proposer:
         number = len(trials)
         if not self._searched:
             return {}
-        first = first_settings(self._searched, self._search, number)
+        first = first_settings(self._searched, self._search, number, planner.kept)
         if first is not None and self._within(first):
             return first
         if self._search.sampler == "grid":
-            return self._grid_cell(number)
+            return self._grid_cell(number - len(planner.kept), planner.kept)
         if self._search.sampler == "cmaes":
             self._replay = self._replay or Replay(self._searched, self._search)
             return self._replay.propose(planner)
@@ -95,14 +95,16 @@ class Proposer:
         sampler = new_sampler("random", self._search, number)
         return ask(new_study(self._search), sampler, self._searched)
 
-    def _grid_cell(self, number: int) -> dict[str, Value]:
+    def _grid_cell(self, number: int, kept: Sequence[dict[str, Value]]) -> dict[str, Value]:
         if self._cells is None:
-            self._cells = [cell for cell in grid(self._searched) if self._within(cell)]
+            cells = (cell for cell in grid(self._searched) if self._within(cell))
+            self._cells = [cell for cell in cells if cell not in kept]
             random.Random(derive_seed(self._search.seed, "grid")).shuffle(self._cells)
         if number >= len(self._cells):
             raise UserError(
-                f"search.trials: the grid has {len(self._cells)} cells within search.constraints:"
-                " set at most that many trials"
+                f"search.trials: the grid has {len(self._cells)} cells within search.constraints"
+                f"{' that were not kept' if kept else ''}: set at most"
+                f" {len(self._cells) + len(kept)} trials"
             )
         return self._cells[number]
 
@@ -183,15 +185,23 @@ def draws_at_random(search: Search, number: int) -> bool:
 
 
 def first_settings(
-    searched: dict[str, Domain], search: Search, number: int
+    searched: dict[str, Domain],
+    search: Search,
+    number: int,
+    kept: Sequence[dict[str, Value]] = (),
 ) -> dict[str, Value] | None:
     """What is tried first, whatever the sampler: `search.enqueue`, and before a sampler learns the
-    centre."""
-    middle = centre(searched)
-    if number < len(search.enqueue):
-        return completed(searched, search.enqueue[number])
-    learns = search.sampler not in ("random", "grid")
-    return middle if learns and number == len(search.enqueue) else None
+    centre.
+
+    After trials that were `kept` nothing is tried again, and there is something to learn from.
+    """
+    first = [completed(searched, given) for given in search.enqueue]
+    if kept:
+        first = [setting for setting in first if setting not in kept]
+    elif search.sampler not in ("random", "grid"):
+        first.append(centre(searched))
+    index = number - len(kept)
+    return first[index] if index < len(first) else None
 
 
 def completed(searched: dict[str, Domain], given: dict[str, Value]) -> dict[str, Value]:

@@ -51,6 +51,9 @@ def best_record(
         "arithmetic": summary(part.meta for part in parts if part.curve),
         "ranking": ranking,
     }
+    if kept := [part for part in parts if part.kept]:  # none of which this search has trained
+        trained = sum(part.epochs - part.since for part in kept)
+        record["kept"] = {"trials": len({part.trial for part in kept}), "epochs": trained}
     if len(space.search.objectives) == 2:
         complete = [trial for trial in trials if trial.state == State.COMPLETE]
         record["pareto"] = pareto_front(complete, space.search.objectives)

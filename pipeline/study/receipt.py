@@ -14,6 +14,7 @@ from pipeline.settings.space import Space
 from pipeline.study.identity import Study
 from pipeline.study.rows import Part, Trial
 
+TOLD = ("arithmetic", "kept")  # of what a trial records of where it comes from
 PLACE = ("trial", "since", "until", "starts", "follows", "cost")  # of a part of a search
 
 
@@ -47,9 +48,7 @@ def part_record(part: Part | Trial) -> dict[str, Any]:
             {key: value for key, value in epoch.items() if key not in TIMES} for epoch in part.curve
         ],
     }
-    if "arithmetic" in part.meta:
-        record["arithmetic"] = part.meta["arithmetic"]
-    return record
+    return record | {key: part.meta[key] for key in TOLD if key in part.meta}
 
 
 def recorded_part(study: str, record: dict[str, Any]) -> Part:
@@ -69,7 +68,7 @@ def recorded_part(study: str, record: dict[str, Any]) -> Part:
         curve=record["curve"],
         result=record["result"],
         reason=record["reason"],
-        meta={"arithmetic": record["arithmetic"]} if "arithmetic" in record else {},
+        meta={key: record[key] for key in TOLD if key in record},
         owner=None,
         expires=0.0,
         strikes=0,
@@ -81,6 +80,8 @@ def recorded_part(study: str, record: dict[str, Any]) -> Part:
 def left_out(space: Space) -> dict[str, Any]:
     """The sections and budgets that the identity of a study leaves out, to be kept beside it."""
     budgets = space.search.model_dump(include={"trials", "total_epochs", "stop", "fallback"})
+    if table := space.search.observations:
+        budgets["observations"] = table.model_dump()
     later = {name: space.section(name) for name in ("retrain", "evaluate", "render")}
     # A data set with test images of its own takes no `test`, so what was not written is not said.
     data = space.data.model_dump(exclude_unset=True)

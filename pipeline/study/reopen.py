@@ -21,9 +21,10 @@ def to_reopen(parts: Sequence[Part], trial: int | None = None) -> tuple[list[int
     """The failed parts (or that trial's), and the parts that saw one of them.
 
     A part that began before a failed one had ended knows of it nothing but its parameters, which
-    stay the same. Raises ValueError for a trial that has not failed.
+    stay the same. A kept trial stays what it is. Raises ValueError for a trial that has not failed.
     """
-    failed = [p.number for p in parts if p.state == State.FAILED and trial in (None, p.trial)]
+    lost = [part for part in parts if part.state == State.FAILED and not part.kept]
+    failed = [part.number for part in lost if trial in (None, part.trial)]
     if trial is not None and not failed:
         raise ValueError(trial)
     first = min((p.number for p in parts if p.follows in failed), default=len(parts))

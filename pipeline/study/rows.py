@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
 from pipeline.study.claim import Lease
-from pipeline.study.schema import TRIALS, WEIGHTS
+from pipeline.study.schema import TRIALS, WEIGHTS, arithmetic_key
 from pipeline.study.storage import is_sqlite
 
 Mark = tuple[int, str, int]  # of a trial: tokens of its parts, state, most epochs ever reported
@@ -48,6 +48,11 @@ class Part:
     strikes: int
     started_ms: int
     finished_ms: int | None
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """Where a trial was trained that the study begins with; see `pipeline.study.kept`."""
+        return self.meta.get("kept")
 
     @property
     def ends(self) -> int:
@@ -85,6 +90,25 @@ class Trial:
     def metas(self) -> tuple[dict[str, Any], ...]:
         """Of all its parts: they may have been computed on unlike machines."""
         return (*self.earlier, self.meta)
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """Of one that its study has begun with, where it was trained: study, number and seed."""
+        return self.metas[0].get("kept")
+
+    @property
+    def kept_from(self) -> str | None:
+        """The same as text, without the seed."""
+        return f"{self.kept['study']}/{self.kept['number']}" if self.kept else None
+
+
+def kept_row(part: Part, now_ms: int) -> dict[str, Any]:
+    """The row of a part that a study begins with, which nobody holds."""
+    texts = {"parameters", "curve", "result", "meta"}
+    row = {key: json.dumps(each) if key in texts and each is not None else each
+           for key, each in vars(part).items()}  # fmt: skip
+    return {**row, "arithmetic": arithmetic_key(part.meta), "started_ms": now_ms,
+            "finished_ms": now_ms}  # fmt: skip
 
 
 def insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pipeline.study.rows import Part
 class Source(StrEnum):
     """What gave a trial its parameters."""
 
+    KEPT = "kept"  # a trial of an earlier study
     GIVEN = "given"  # `search.enqueue`, the centre, a cell of a grid
     DRAWN = "drawn"  # at random
     PROPOSED = "proposed"  # by a sampler, from what other trials have come to
@@ -27,16 +28,21 @@ def sources(space: Space, parts: Sequence[Part]) -> list[Source]:
     planner = Planner(space)
     found: list[Source] = []
     for part in parts:
+        if part.kept:
+            found.append(Source.KEPT)
+            planner.update([part])
+            continue
         planner.next()  # takes in what had ended by its start
         if part.since == 0:
-            found.append(_source(space, planner.trials, part.parameters))
+            found.append(_source(space, planner, part.parameters))
         planner.update([part])
     return found
 
 
-def _source(space: Space, seen: Sequence[Known], chosen: dict[str, Value] | None) -> Source:
-    search, number = space.search, len(seen)
-    first = first_settings(space.searched, search, number)
+def _source(space: Space, planner: Planner, chosen: dict[str, Value] | None) -> Source:
+    search, seen = space.search, planner.trials
+    number = len(seen)
+    first = first_settings(space.searched, search, number, planner.kept)
     if search.sampler == "grid" or (first is not None and first == chosen):
         return Source.GIVEN
     if first is not None or draws_at_random(search, number) or not _learns(search, seen):

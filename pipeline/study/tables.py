@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.results.keys import CURVE, PARTS, TRIAL
+from pipeline.results.keys import CURVE, KEPT_FROM, PARTS, TRIAL
 from pipeline.study.rows import Trial
 
 if TYPE_CHECKING:
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 
 def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
-    """One row a trial: outcome first, then one column per searched hyperparameter."""
+    """One row a trial: outcome first, then one column per searched hyperparameter.
+
+    With kept trials a column says which trial of which study each was.
+    """
     import pandas as pd
 
     rows = []
+    kept = [KEPT_FROM] if any(trial.kept for trial in trials) else []
     for trial in trials:
         result = trial.result or {}
         parameters = trial.parameters or {}
@@ -27,10 +31,11 @@ def trials_table(trials: Sequence[Trial], searched: list[str]) -> pd.DataFrame:
         row["epochs"] = len(trial.curve)
         row["best_epoch"] = result.get("best_epoch")
         row["reason"] = (trial.reason or "").splitlines()[0] if trial.reason else None
+        row[KEPT_FROM] = trial.kept_from
         row |= {name: cell(parameters.get(name)) for name in searched}
         rows.append(row)
     # As objects, integers of a column with gaps stay integers.
-    return pd.DataFrame(rows, columns=[*TRIAL, *searched], dtype=object)
+    return pd.DataFrame(rows, columns=[*TRIAL, *kept, *searched], dtype=object)
 
 
 def curves_table(trials: Sequence[Trial]) -> pd.DataFrame:

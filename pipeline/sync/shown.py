@@ -28,14 +28,16 @@ def origin(name: str, meta: dict[str, Any]) -> dict[str, str]:
 
 def ended(trial: Trial) -> int:
     """When a trial ended or was last heard of."""
-    last = trial.curve[-1]["ended_ms"] if trial.curve else trial.started_ms
-    return trial.finished_ms or last
+    last = trial.curve[-1] if trial.curve else {}
+    return trial.finished_ms or last.get("ended_ms", trial.started_ms)
 
 
-def epoch_points(record: dict[str, Any]) -> Iterator[Metric]:
+def epoch_points(record: dict[str, Any], started_ms: int) -> Iterator[Metric]:
+    """What an epoch gives; one of a kept trial is stamped with its trial's start."""
     for name in CURVES:
         if name in record:
-            yield Metric(name, float(record[name]), record["epoch"], record["ended_ms"])
+            ended_ms = record.get("ended_ms", started_ms)
+            yield Metric(name, float(record[name]), record["epoch"], ended_ms)
 
 
 def params(parameters: dict[str, Any]) -> dict[str, str]:

@@ -243,12 +243,15 @@ class Sweep:
         tags: dict[str, str],
     ) -> Run:
         held = trial.state == State.RUNNING and trial.owner is not None and self.live
-        metrics = [point for record in trial.curve for point in epoch_points(record)]
+        start = trial.started_ms
+        metrics = [point for record in trial.curve for point in epoch_points(record, start)]
         state = trial.state if trial.state != State.RUNNING or held else "interrupted"
         mark = self._view.mark(trial)
         again = mark[0] > 1  # then a reason of before may be there, and is no longer so
         reason = {"reason": trial.reason or ""} if trial.reason or again else {}
         lineage = {key: str(value) for key, value in trial.meta.items() if key != "source"}
+        if trial.kept_from:
+            lineage["kept"] = trial.kept_from
         if "arithmetic" in lineage:
             lineage["arithmetic"] = arithmetic_of(trial.metas)
         return Run(
@@ -256,7 +259,7 @@ class Sweep:
             name=name,
             parent=self.key(parent),
             status="RUNNING" if held else STATUS.get(trial.state, "KILLED"),
-            start_ms=trial.started_ms,
+            start_ms=start,
             end_ms=None if held else ended(trial),
             params=params(parameters),
             metrics=metrics,

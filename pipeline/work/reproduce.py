@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def train_again(trainer: Trainer, study: Study, trial: Trial) -> str:
     """Says in how many epochs a trial comes out as recorded, or where it differs."""
     assert trial.parameters is not None
-    training = trainer.new_training(study, trial.number, trial.parameters)
+    seed = trial.kept["seed"] if trial.kept else None
+    training = trainer.new_training(study, trial.number, trial.parameters, seed)
     try:
         for _ in trial.curve:
             with trainer.failures():

@@ -176,7 +176,10 @@ def seconds_of(paths: Paths) -> dict[str, float]:
 
 def _pace(part: Part) -> float:
     """Seconds of an epoch; the first one has more to do, so it is the middle one."""
-    return statistics.median(record["seconds"] for record in part.curve) if part.curve else 0.0
+    seconds = [
+        record["seconds"] for record in part.curve if "seconds" in record
+    ]  # not of kept ones
+    return statistics.median(seconds) if seconds else 0.0
 
 
 def _epochs_left(run: Part | None, study: Study) -> int:

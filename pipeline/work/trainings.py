@@ -58,8 +58,10 @@ class Trainer:
         self._validation = load_images(paths.prepare, "validation", self.device)
         self._gate: float | None = None  # the train-mean image's NELBO
 
-    def new_training(self, study: Study, number: int, chosen: dict[str, Value]) -> Training:
-        """The training of a trial before its first epoch.
+    def new_training(
+        self, study: Study, number: int, chosen: dict[str, Value], seed: int | None = None
+    ) -> Training:
+        """The training of a trial before its first epoch; `seed` is that of a kept one.
 
         Raises TrialFailed, and UserError for a study of other images than those here.
         """
@@ -74,7 +76,8 @@ class Trainer:
                 " the `data` that it began with"
             )
         setting = read_setting(space.record(chosen))
-        seed = trial_seed(space.search.seed, number, fresh=study.kind == Kind.CANDIDATE)
+        if seed is None:
+            seed = trial_seed(space.search.seed, number, fresh=study.kind == Kind.CANDIDATE)
         with self.failures():
             return Training(self._train, self._validation, setting, seed, study.epochs, self.device)
 

@@ -37,10 +37,12 @@ class TrialRun:
         meta: dict[str, Any],
         *,
         shares: bool = False,
+        seed: int | None = None,
     ):
         """`prunes` says whether the trial ends after the epochs that it has behind it; who `shares`
-        leaves the weights of a candidate's run in the storage too, for other hosts."""
-        self._shares = shares
+        leaves the weights of a candidate's run in the storage too, for other hosts. `seed` is that
+        of a kept trial."""
+        self._shares, self._seed = shares, seed
         self._trainer, self._study, self._lease = trainer, study, lease
         self._folder, self._prunes, self._meta = folder, prunes, meta
         self._checkpoints = Checkpoints(folder, lease.number, lease.token)
@@ -52,7 +54,8 @@ class TrialRun:
         training, chosen = None, self._lease.parameters
         self._checkpoints.of = name_of(self._study.id, self._lease.trial, chosen, self._meta)
         try:
-            training = self._trainer.new_training(self._study, self._lease.trial, chosen)
+            number = self._lease.trial
+            training = self._trainer.new_training(self._study, number, chosen, self._seed)
             self._checkpoints.load(training)
             self._training = training
             if not self._train(training, renewal, stopping):
@@ -108,9 +111,14 @@ class TrialRun:
         return not training.finished and len(training.records) == self._until
 
     def _keep_times(self, records: list[dict[str, Any]]) -> None:
-        """An epoch that is trained again is the one that was reported: it is no second point."""
+        """An epoch that is trained again is the one that was reported: it is no second point.
+
+        Those of a kept trial have no times.
+        """
         for before in self._lease.curve[len(records) - 1 : len(records)]:
-            records[-1] |= {name: before[name] for name in TIMES}
+            for name in TIMES:
+                records[-1].pop(name, None)
+            records[-1] |= {name: before[name] for name in TIMES if name in before}
 
     def _complete(self, training: Training) -> None:
         result = self._trainer.judge(training)

@@ -221,6 +221,7 @@ class Worker:
                 lambda training: self._prunes(watch, lease.number, training),
                 self._meta,
                 shares=self._job.shares and study.kind == Kind.CANDIDATE,
+                seed=watch.planner.seeds.get(lease.trial),
             )
             run.run(renewal, lambda: self._leaves_trial)
 

@@ -96,10 +96,17 @@ class TestSearch:
             "total_epochs",
             "stop",
             "fallback",
+            "observations",
         }
         for key, value in OTHER_SEARCH.items():
             off = {"pruner": "none"} if key == "objectives" else {}
             assert search_id(search={key: value, **off}) != search_id(search=off), key
+
+    def test_the_table_that_it_begins_with_counts_by_its_content(self) -> None:
+        def of(file: str, sha256: str) -> str:
+            return search_id(search={"observations": {"file": file, "sha256": sha256}})
+
+        assert of("a", "1") == of("b", "1") != of("a", "2") != search_id()
 
     def test_other_data_other_code_and_another_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         study = search_study(space(), DATA)

@@ -173,6 +173,7 @@ class Seen:
 
     def __init__(self, trials: list[Known]):
         self.trials = trials
+        self.kept: list[dict[str, Any]] = []
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,11 +171,13 @@ def search(
     restarts: float = 0.0,
     ends: Callable[[int, Parameters], Outcome] = mixed,
     url: str | None = None,
+    begins_with: Sequence[Part] = (),
 ) -> list[Part]:
     """All parts of a search by workers that take turns at random and sometimes start anew."""
     name = f"{derive_seed(workers, timing, space.search.trials, space.search.total_epochs)}"
+    folder.mkdir(exist_ok=True)
     ledger = Ledger(url or f"sqlite:///{folder}/{name}.db")
-    ledger.open_study(STUDY, "toy", "search", {})
+    ledger.open_study(STUDY, "toy", "search", {}, begins_with=begins_with)
     draw = random.Random(timing)
     crew = [Worker(space, ledger, ends) for _ in range(workers)]
     speeds = [draw.choice([1, 1, 5]) for _ in crew]

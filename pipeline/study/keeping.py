@@ -1,0 +1,74 @@
+"""Trials of the ledger as lines of a table; see `pipeline.study.kept`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.results.states import State
+from pipeline.seeds import trial_seed
+from pipeline.study.identity import SOURCES
+from pipeline.study.kept import Kept, Line, Origin, identity, settled
+from pipeline.study.numerics import PROPOSALS
+from pipeline.study.receipt import part_record
+from pipeline.study.rows import Part
+
+
+def origin_of(study: str, spec: dict[str, Any]) -> Origin:
+    """The line of a search's study with this specification."""
+    model = dict(spec["model"])
+    sources = model.pop(SOURCES, {})
+    return Origin(
+        study=study,
+        data=spec["data"],
+        model=model,
+        sources={file: each["sha256"] for file, each in sources.items()},
+        epochs=spec["search"]["epochs"],
+        objectives=spec["search"]["objectives"],
+        training_semantics=spec["training_semantics"],
+        settled=settled(spec["fixed"]),
+    )
+
+
+def kept_of(origin: Origin, seed: int, parts: Sequence[Part]) -> list[Kept]:
+    """The trials of a study as far as they are finished, each as its last part has left it.
+
+    `seed` is that of the search. One that the study has itself begun with keeps its own.
+    """
+    first: dict[int, Part] = {}
+    last: dict[int, Part] = {}
+    for part in parts:
+        first.setdefault(part.trial, part)
+        if part.state != State.RUNNING:
+            last[part.trial] = part
+    return [
+        Kept(origin, _line(part, (first[number].kept or {}).get("seed"), seed))
+        for number, part in sorted(last.items())
+    ]
+
+
+def merged(tables: Iterable[Sequence[Kept]]) -> list[Kept]:
+    """All trials, none twice: of one that was kept and has gone on, what it has come to last."""
+    found: dict[str, Kept] = {}
+    for kept in (each for table in tables for each in table):
+        known = found.get(name := identity(kept))
+        if known is None or len(known.line.curve) < len(kept.line.curve):
+            found[name] = kept
+    return list(found.values())
+
+
+def _line(part: Part, own_seed: int | None, seed: int) -> Line:
+    record = part_record(part)
+    arithmetic = dict(part.meta.get("arithmetic") or {})
+    arithmetic.pop(PROPOSALS, None)  # of which a training does not depend
+    return Line(
+        study=part.study,
+        number=part.trial,
+        seed=trial_seed(seed, part.trial, fresh=False) if own_seed is None else own_seed,
+        state=str(part.state),
+        parameters=record["parameters"] or {},
+        result=record["result"],
+        reason=record["reason"],
+        arithmetic=arithmetic,
+        curve=record["curve"],
+    )
