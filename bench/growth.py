@@ -45,11 +45,11 @@ SAMPLERS = ("random", "tpe")
 STUDY = "growth"
 
 
-def nelbos(number: int) -> list[float]:
+def nelbos(number: int, epochs: int = EPOCHS) -> list[float]:
     """A learning curve that depends on nothing but the number."""
     draw = random.Random(number)
     end = draw.gauss(250, 5)
-    return [end + 60 / epoch + draw.gauss(0, 0.3) for epoch in range(1, EPOCHS + 1)]
+    return [end + 60 / epoch + draw.gauss(0, 0.3) for epoch in range(1, epochs + 1)]
 
 
 def draws(space: Space, count: int) -> list[dict[str, Value]]:
