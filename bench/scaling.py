@@ -27,11 +27,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -65,6 +65,7 @@ class Slept:
     unit: float  # seconds
     epochs: int
     naps: list[tuple[float, float]]
+    late: list[float]
     records: list[dict[str, Any]] = field(default_factory=list)
     first_epoch_that_counts: int = 0
 
@@ -81,6 +82,7 @@ class Slept:
         begun = time.monotonic()
         time.sleep(self.unit)
         self.naps.append((begun, self.unit))
+        self.late.append(time.monotonic() - begun - self.unit)
         self.again(len(self.records) + 1)
         return self.records[-1]
 
@@ -90,14 +92,15 @@ class Sleeper:
 
     device, shape = "cpu", (1, 28, 28)
     seconds = 0.0  # an epoch of average cost
-    naps: list[tuple[float, float]] = []  # noqa: RUF012  (of this process)
+    naps: ClassVar[list[tuple[float, float]]] = []  # of this process
+    late: ClassVar[list[float]] = []
 
     def __init__(self, *_: Any, **__: Any):
         self.failures = nullcontext
 
     def new_training(self, study: Study, number: int, chosen: dict[str, Value]) -> Slept:
         unit = self.cost(chosen) / UNIT * self.seconds
-        return Slept(number, unit, study.epochs, self.naps)
+        return Slept(number, unit, study.epochs, self.naps, self.late)
 
     @staticmethod
     def cost(chosen: dict[str, Value]) -> int:
@@ -163,7 +166,7 @@ def work(index: int, job: Job, url: str, folder: str, seconds: float, ready: Any
         (Ledger, "report"), (Ledger, "finish"), (Ledger, "write"), (Ledger, "read"),
     ):  # fmt: skip
         spent.count(owner, name)
-    Sleeper.seconds, Sleeper.naps = seconds, []
+    Sleeper.seconds = seconds
     ledger = Ledger(url)
     presence = Presence(owner_name(os.getpid()))
     arrive(ledger, presence, job.space.name, None)
@@ -180,6 +183,7 @@ def work(index: int, job: Job, url: str, folder: str, seconds: float, ready: Any
         "begun": begun,
         "ended": time.monotonic(),
         "naps": Sleeper.naps,
+        "late": sum(Sleeper.late),
         "calls": spent.calls,
         "seconds": spent.seconds,
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -267,6 +271,7 @@ def summary(
         "server": f"{1000 * served / count:.0f}",
         "parts/s": f"{count / (ended - begun):.2f}",
         "between two": f"{((last - begun) * len(found) - slept) / count:.2f} s",
+        "woken late": f"{sum(each['late'] for each in found) / count:.2f} s",
         "looks a part": f"{calls['refresh'] / count:.1f}",
         "proposals": f"{calls['propose'] / max(1, new):.2f}",
         "too late": f"{calls['begin'] / count - 1:.2f}",

@@ -68,7 +68,7 @@ class Claim:
 
     id: str
     study: str
-    owner: str
+    owner: str | None  # None: for whoever comes
     meta: dict[str, Any]
     now: float
     expires: float
@@ -143,7 +143,8 @@ class Claim:
         db.execute(sa.insert(TRIALS).values(**row, started_ms=milliseconds(self.now)))
 
     def _holder(self) -> dict[str, Any]:
-        return {"owner": self.owner, "claim": self.id, "expires": self.expires,
+        expires = 0.0 if self.owner is None else self.expires
+        return {"owner": self.owner, "claim": self.id, "expires": expires,
                 "meta": json.dumps(self.meta), "arithmetic": arithmetic_key(self.meta)}  # fmt: skip
 
 

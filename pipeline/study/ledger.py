@@ -202,9 +202,16 @@ class Ledger:
         return self._grant(study, owner, meta, mixed, grant)
 
     def begin(
-        self, study: str, plan: Plan, *, owner: str, meta: dict[str, Any], mixed: bool = False
+        self,
+        study: str,
+        plan: Plan,
+        *,
+        owner: str | None,
+        meta: dict[str, Any],
+        mixed: bool = False,
     ) -> Lease | None:
-        """The planned part of a trial; None: somebody was faster.
+        """The planned part of a trial; None: somebody was faster. Without an `owner` it is left
+        for whoever claims it.
 
         Raises OtherArithmetic, unless it may be `mixed`; Reopened if the plan is of before.
         """
@@ -213,7 +220,7 @@ class Ledger:
     def _grant(
         self,
         study: str,
-        owner: str,
+        owner: str | None,
         meta: dict[str, Any],
         mixed: bool,
         grant: Callable[[sa.Connection, Claim], Lease | None],

@@ -23,6 +23,7 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Choices, Domain, Value, grid
 from pipeline.settings.space import Search
+from pipeline.study.elders import Elders
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
 
@@ -52,7 +53,8 @@ class Proposer:
         self._within = within
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
-        self._made: dict[int, tuple[Known, Any]] = {}  # by trial, as Optuna knows it
+        self._elders = Elders()
+        self._made: dict[int, tuple[Known, Any]] = {}  # what was seen last, as Optuna knows it
 
     def propose(self, planner: Planner) -> dict[str, Value]:
         """The searched parameters of the next trial; conditional ones where they exist.
@@ -73,7 +75,7 @@ class Proposer:
             return self._replay.propose(planner)
         blind = first is not None or draws_at_random(self._search, number)
         name = "random" if blind else self._search.sampler
-        seen = [] if name == "random" else [self._frozen(trials, n) for n in self._seen(trials)]
+        seen = [] if name == "random" else self._frozen(trials)
         for attempt in range(ATTEMPTS):
             study = _new_study(self._search)
             study.add_trials(seen if attempt < LEARNED else [])
@@ -104,13 +106,15 @@ class Proposer:
             )
         return self._cells[number]
 
-    def _frozen(self, trials: Sequence[Known], number: int) -> Any:
-        known, made = self._made.get(number, (None, None))
-        if known is not trials[number]:
-            known = trials[number]
-            made = frozen(self._searched, self._search, known)
-            self._made[number] = known, made
-        return made
+    def _frozen(self, trials: Sequence[Known]) -> list[Any]:
+        """What is seen, as Optuna knows it; made anew is what has changed since."""
+        before, self._made = self._made, {}
+        for number in self._seen(trials):
+            known, made = before.get(number, (None, None))
+            if known is not trials[number]:
+                made = frozen(self._searched, self._search, trials[number])
+            self._made[number] = trials[number], made
+        return [made for _, made in self._made.values()]
 
     def _seen(self, trials: Sequence[Known]) -> list[int]:
         """The trials that a sampler reads, in order."""
@@ -118,11 +122,7 @@ class Proposer:
         first = max(0, len(trials) // block - 1) * block
         if first == 0 or len(self._search.objectives) > 1:
             return list(range(len(trials)))
-        best = sorted(
-            (number for number in range(first) if trials[number].result is not None),
-            key=lambda number: (*_rank(trials[number]), number),
-        )
-        return [*sorted(best[:ELDERS]), *range(first, len(trials))]
+        return [*self._elders.best(trials, first, ELDERS), *range(first, len(trials))]
 
 
 class Replay:
@@ -194,14 +194,6 @@ def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> Any:
     # depth for every proposal that sees it.
     vars(made)["__deepcopy__"] = lambda _: copy.copy(made)
     return made
-
-
-def _rank(trial: Known) -> tuple[bool, int, float]:
-    """As Optuna's TPE orders trials: complete ones by their value, then the deepest."""
-    assert trial.result is not None
-    if trial.state == State.COMPLETE:
-        return False, 0, trial.result["nelbo_nats"]
-    return True, -trial.epochs, trial.result["nelbo_nats"]
 
 
 def draws_at_random(search: Search, number: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import PRUNERS
+from pipeline.study.ahead import has_planned, may_plan
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.heartbeat import Renewal
@@ -26,13 +28,12 @@ from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
-from pipeline.study.race import Ask
-from pipeline.study.rows import Record
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
 from pipeline.work.idling import Idling
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name
+from pipeline.work.plans import next_plan, run_plan
 from pipeline.work.trainings import Trainer, device_name
 from pipeline.work.trial import TrialRun
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from pipeline.vae.training import Training
 
 INTERRUPTED = 130
+TURN_SECONDS = 5.0  # in which who has the turn to plan must have done so
+TURN_PER_PLAN = 10  # or so many times what planning a part took
 
 
 class Worker:
@@ -81,6 +84,8 @@ class Worker:
         if source := self._meta.pop("source", None):  # large, and the same for every trial
             for study in job.studies:
                 self._meta["source"] = self._ledger.keep_origin(study.id, source)
+        self._asked: set[str] = set()
+        self._turn = TURN_SECONDS
         self.stopping = False
 
     def stop(self) -> None:
@@ -147,8 +152,10 @@ class Worker:
             last = watch.last.get(ask.seed)
             if last is not None and last.state == State.RUNNING:
                 open_.setdefault(ask.candidate, []).append(last.number)
-            elif lease := self._begin_plan(watch, self._run_plan(watch, ask)):
-                return watch, lease
+            else:
+                plan = run_plan(watch, ask, self._job.candidates[watch.study.id])
+                if lease := self._begin_plan(watch, plan):
+                    return watch, lease
         for candidate, numbers in open_.items():
             watch = self._stage.watches[candidate]
             if lease := self._abandoned(watch, numbers):
@@ -156,7 +163,10 @@ class Worker:
         return None
 
     def _abandoned(self, watch: Watch, among: list[int] | None = None) -> Lease | None:
-        """A part, or one of these, whose worker is gone."""
+        """A part, or one of these, that nobody works on."""
+        if not self._only and watch.study.id in self._asked and not watch.free:
+            return None
+        self._asked.add(watch.study.id)  # once without need: unlike machines hear of it early
         return self._ledger.claim(
             watch.study.id,
             budget=watch.count,
@@ -168,65 +178,51 @@ class Worker:
         )
 
     def _begin(self, watch: Watch) -> Lease | None:
-        """The next part of a search; None: there is none by now."""
-        while plan := self._plan(watch):
-            lease = self._begin_plan(watch, plan)
-            watch.refresh()  # with this part, or that of who was faster
-            if lease:
-                return lease
-        return None
+        """The next part of a search; None: there is none by now, or another worker plans.
 
-    def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
-        """None: somebody was faster, or it no longer counts."""
-        who: dict[str, Any] = {"owner": self._owner, "meta": self._meta}
+        Of those that can begin now, one is left for each worker that waits for one, too.
+        """
+        if watch.planner.next() is None:
+            return None
+        study, began = watch.study.id, time.monotonic()
+        turn = may_plan(self._ledger, study, self._job.space.name, self._owner, self._turn)
+        if turn is None:
+            return None
+        try:
+            if turn.begun != watch.count:  # by who had the turn before
+                watch.refresh()
+            waiting = turn.workers - watch.held - len(watch.free)
+            return self._begin_all(watch, waiting, began + self._turn / 2)
+        finally:
+            has_planned(self._ledger, study, self._owner)
+
+    def _begin_all(self, watch: Watch, waiting: int, due: float) -> Lease | None:
+        """A part for this worker, and for others until `due`."""
+        lease, left = None, waiting - 1
+        while lease is None or (left > 0 and time.monotonic() < due):
+            if (plan := self._plan(watch)) is None:
+                break
+            begun = self._begin_plan(watch, plan, leave=lease is not None)
+            watch.refresh()  # with this part, or that of who was faster
+            left -= lease is not None
+            lease = lease or begun
+        return lease
+
+    def _plan(self, watch: Watch) -> Plan | None:
+        before = time.monotonic()
+        plan = next_plan(watch, self._proposer, self.trainer.cost)
+        self._turn = max(self._turn, TURN_PER_PLAN * (time.monotonic() - before))
+        return plan
+
+    def _begin_plan(self, watch: Watch, plan: Plan, *, leave: bool = False) -> Lease | None:
+        """Begins it, or leaves it for another worker. None: somebody was faster, or it no longer
+        counts."""
+        who: dict[str, Any] = {"owner": None if leave else self._owner, "meta": self._meta}
         try:
             mixed = self._job.mixed_arithmetic
             return self._ledger.begin(watch.study.id, plan, **who, mixed=mixed)
         except Reopened:
             return None
-
-    def _run_plan(self, watch: Watch, ask: Ask) -> Plan:
-        """The next part of a candidate's run."""
-        before = watch.last.get(ask.seed)
-        curve = before.curve if before else []
-        return Plan(
-            number=watch.count,
-            trial=ask.seed,
-            since=len(curve),
-            until=ask.until,
-            starts=0,
-            follows=None,
-            cost=0,
-            parameters=self._job.candidates[watch.study.id],
-            curve=curve,
-            reopened=watch.reopened or 0,
-        )
-
-    def _plan(self, watch: Watch) -> Plan | None:
-        planner = watch.planner
-        step = planner.next()
-        if step is None:
-            return None
-        curve: list[Record] = []
-        if step.is_new:
-            chosen = self._proposer.propose(planner)
-            until, cost = planner.first_pause(chosen), self.trainer.cost(chosen)
-        else:
-            before = planner.latest(step.trial)
-            chosen, curve = before.parameters or {}, before.curve
-            until, cost = step.until, before.cost
-        return Plan(
-            number=step.number,
-            trial=step.trial,
-            since=step.since,
-            until=until,
-            starts=step.place.starts,
-            follows=step.place.follows,
-            cost=cost,
-            parameters=chosen,
-            curve=curve,
-            reopened=watch.reopened or 0,
-        )
 
     def _run(self, watch: Watch, lease: Lease) -> None:
         study = watch.study
