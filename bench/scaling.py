@@ -163,6 +163,7 @@ def work(index: int, job: Job, url: str, folder: str, seconds: float, ready: Any
     spent = Spent()
     for owner, name in (
         (Watch, "refresh"), (Proposer, "propose"), (Ledger, "claim"), (Ledger, "begin"),
+        (Ledger, "give"), (Ledger, "fetch"),
         (Ledger, "report"), (Ledger, "finish"), (Ledger, "write"), (Ledger, "read"),
     ):  # fmt: skip
         spent.count(owner, name)

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import PRUNERS
-from pipeline.study.ahead import has_planned, may_plan
+from pipeline.study.ahead import has_planned, is_wanted, may_plan
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.heartbeat import Renewal
@@ -30,7 +31,7 @@ from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
-from pipeline.work.idling import Idling
+from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name
 from pipeline.work.plans import next_plan, run_plan
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.vae.training import Training
 
 INTERRUPTED = 130
+PLANNER_LONGEST = 1.0  # seconds between two looks of who has the turn to plan, for all who wait
 TURN_SECONDS = 5.0  # in which who has the turn to plan must have done so
 TURN_PER_PLAN = 10  # or so many times what planning a part took
 
@@ -85,7 +87,9 @@ class Worker:
             for study in job.studies:
                 self._meta["source"] = self._ledger.keep_origin(study.id, source)
         self._asked: set[str] = set()
+        self._waits = False  # whether it has looked in vain since it last worked
         self._turn = TURN_SECONDS
+        self._turn_ends = 0.0  # of its own turn to plan, by `time.monotonic`; 0: it has none
         self.stopping = False
 
     def stop(self) -> None:
@@ -94,8 +98,14 @@ class Worker:
 
     def work(self) -> int:
         """Until all trials are finished or it is cancelled (0), or it is told to stop (130)."""
+        code = self._work()
+        self._leave_turn()
+        return code
+
+    def _work(self) -> int:
         while not self.stopping and self._presence.wish != CANCEL:
             if self._presence.wish == PAUSE:
+                self._leave_turn()
                 self._idle.wait(lambda: self.stopping)
                 look(self._ledger, self._presence)
                 continue
@@ -127,11 +137,16 @@ class Worker:
 
     def _wait(self) -> None:
         """A while without work. What is wished of it, it learns from its leases otherwise."""
-        self._idle.wait(lambda: self.stopping)
+        longest = PLANNER_LONGEST if self._turn_ends else LONGEST
+        self._idle.wait(lambda: self.stopping, longest)
         if self._idle.is_unseen():
             look(self._ledger, self._presence)
 
     def _claim(self) -> tuple[Watch, Lease] | None:
+        watch = self._stage.watches[0]
+        idle = self._waits and not self._turn_ends
+        if idle and not is_wanted(self._ledger, watch.study.id, self._owner):
+            return None
         self._stage.refresh()
         if self._only:
             study, _, number = self._only.rpartition("/")
@@ -140,8 +155,8 @@ class Worker:
             return (watch, lease) if lease else None
         if self._job.studies[0].kind == Kind.CANDIDATE:
             return self._claim_run()
-        (watch,) = self._stage.watches
-        lease = self._abandoned(watch) or self._begin(watch)
+        lease = self._fetch(watch) or self._abandoned(watch) or self._begin(watch)
+        self._waits = lease is None
         return (watch, lease) if lease else None
 
     def _claim_run(self) -> tuple[Watch, Lease] | None:
@@ -180,33 +195,53 @@ class Worker:
     def _begin(self, watch: Watch) -> Lease | None:
         """The next part of a search; None: there is none by now, or another worker plans.
 
-        Of those that can begin now, one is left for each worker that waits for one, too.
+        Of those that can begin now, each worker that waits for one is given one, too.
         """
-        if watch.planner.next() is None:
+        certain, now = watch.planner.next() is not None, time.monotonic()
+        if watch.planner.finished or (not certain and now < self._turn_ends - self._turn / 2):
             return None
-        study, began = watch.study.id, time.monotonic()
+        study = watch.study.id
         turn = may_plan(self._ledger, study, self._job.space.name, self._owner, self._turn)
+        self._turn_ends = now + self._turn if turn else 0.0
         if turn is None:
             return None
-        try:
-            if turn.begun != watch.count:  # by who had the turn before
-                watch.refresh()
-            waiting = turn.workers - watch.held - len(watch.free)
-            return self._begin_all(watch, waiting, began + self._turn / 2)
-        finally:
-            has_planned(self._ledger, study, self._owner)
-
-    def _begin_all(self, watch: Watch, waiting: int, due: float) -> Lease | None:
-        """A part for this worker, and for others until `due`."""
-        lease, left = None, waiting - 1
-        while lease is None or (left > 0 and time.monotonic() < due):
-            if (plan := self._plan(watch)) is None:
-                break
-            begun = self._begin_plan(watch, plan, leave=lease is not None)
-            watch.refresh()  # with this part, or that of who was faster
-            left -= lease is not None
-            lease = lease or begun
+        if turn.begun != watch.count:  # by who had the turn before
+            watch.refresh()
+        lease = self._begin_all(watch, turn.workers, now + self._turn / 2)
+        if lease:
+            self._leave_turn()
         return lease
+
+    def _begin_all(self, watch: Watch, workers: list[str], due: float) -> Lease | None:
+        """A part for this worker, and for others until `due`."""
+        busy = {part.owner for part in watch.planner.unfinished}
+        waiting = [each for each in workers if each not in (self._owner, *busy)]
+        lease: Lease | None = None
+        while (not lease or (waiting and time.monotonic() < due)) and (plan := self._plan(watch)):
+            if lease is None:
+                lease = self._begin_plan(watch, plan)
+            else:
+                self._give(watch, plan, waiting.pop(0))
+            watch.refresh()  # with this part, or that of who was faster
+        return lease
+
+    def _give(self, watch: Watch, plan: Plan, to: str) -> None:
+        with suppress(Reopened):
+            mixed = self._job.mixed_arithmetic
+            self._ledger.give(watch.study.id, plan, to=to, meta=self._meta, mixed=mixed)
+
+    def _fetch(self, watch: Watch) -> Lease | None:
+        """What another worker has begun for this one."""
+        if all(part.owner != self._owner for part in watch.planner.unfinished):
+            return None
+        mixed = self._job.mixed_arithmetic
+        study = watch.study.id
+        return self._ledger.fetch(study, owner=self._owner, meta=self._meta, mixed=mixed)
+
+    def _leave_turn(self) -> None:
+        if self._turn_ends:
+            self._turn_ends = 0.0
+            has_planned(self._ledger, self._stage.watches[0].study.id, self._owner)
 
     def _plan(self, watch: Watch) -> Plan | None:
         before = time.monotonic()
@@ -214,10 +249,9 @@ class Worker:
         self._turn = max(self._turn, TURN_PER_PLAN * (time.monotonic() - before))
         return plan
 
-    def _begin_plan(self, watch: Watch, plan: Plan, *, leave: bool = False) -> Lease | None:
-        """Begins it, or leaves it for another worker. None: somebody was faster, or it no longer
-        counts."""
-        who: dict[str, Any] = {"owner": None if leave else self._owner, "meta": self._meta}
+    def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
+        """None: somebody was faster, or it no longer counts."""
+        who: dict[str, Any] = {"owner": self._owner, "meta": self._meta}
         try:
             mixed = self._job.mixed_arithmetic
             return self._ledger.begin(watch.study.id, plan, **who, mixed=mixed)
