@@ -64,7 +64,7 @@ class Slept:
     number: int
     unit: float  # seconds
     epochs: int
-    naps: list[tuple[float, float]]
+    naps: list[tuple[float, float, int, int]]
     late: list[float]
     records: list[dict[str, Any]] = field(default_factory=list)
     first_epoch_that_counts: int = 0
@@ -81,7 +81,7 @@ class Slept:
     def run_epoch(self) -> dict[str, Any]:
         begun = time.monotonic()
         time.sleep(self.unit)
-        self.naps.append((begun, self.unit))
+        self.naps.append((begun, self.unit, self.number, len(self.records)))
         self.late.append(time.monotonic() - begun - self.unit)
         self.again(len(self.records) + 1)
         return self.records[-1]
@@ -92,7 +92,7 @@ class Sleeper:
 
     device, shape = "cpu", (1, 28, 28)
     seconds = 0.0  # an epoch of average cost
-    naps: ClassVar[list[tuple[float, float]]] = []  # of this process
+    naps: ClassVar[list[tuple[float, float, int, int]]] = []  # of this process
     late: ClassVar[list[float]] = []
 
     def __init__(self, *_: Any, **__: Any):
@@ -251,7 +251,7 @@ def summary(
     last = max(part.started_ms for part in parts) / 1000 - wall
     ended = max(each["naps"][-1][0] + each["naps"][-1][1] for each in found if each["naps"])
     slept = sum(
-        min(length, max(0.0, last - start)) for each in found for start, length in each["naps"]
+        min(length, max(0.0, last - start)) for each in found for start, length, *_ in each["naps"]
     )
     virtual = max(part.ends for part in parts) / UNIT * seconds
     calls: Counter[str] = Counter()
@@ -261,7 +261,22 @@ def summary(
         core.update(each["seconds"])
     count = len(parts)
     new = sum(part.since == 0 for part in parts)
-    mean = sum(length for each in found for _, length in each["naps"]) / count
+    first = {(n, e): start for each in found for start, _, n, e in each["naps"]}
+    waits: dict[str, list[float]] = {"plan": [], "fetch": [], "end": []}
+    for part in parts:
+        asleep, planned = first[part.trial, part.since], part.started_ms / 1000 - wall
+        waits["fetch"].append(asleep - planned)
+        if part.follows is not None:
+            before = [parts[part.follows].finished_ms or 0, parts[part.number - 1].started_ms]
+            waits["plan"].append(planned + wall - max(before) / 1000)
+        own = [start + length for each in found for start, length, n, e in each["naps"]
+               if n == part.trial and part.since <= e < part.until]  # fmt: skip
+        waits["end"].append((part.finished_ms or 0) / 1000 - wall - max(own))
+    quantiles = {
+        name: [round(sorted(each)[int(q * (len(each) - 1))], 2) for q in (0.1, 0.5, 0.9, 1)]
+        for name, each in waits.items()
+    }
+    mean = sum(length for each in found for _, length, *_ in each["naps"]) / count
     return {
         "workers": len(found),
         "parts": count,
@@ -278,6 +293,7 @@ def summary(
         "too late": f"{calls['begin'] / count - 1:.2f}",
         "_core_ms": {name: round(1000 * value / count, 1) for name, value in core.items()},
         "_calls": {name: round(value / count, 2) for name, value in calls.items()},
+        "_waits": quantiles,
         "_megabytes": max(each["megabytes"] for each in found),
     }
 

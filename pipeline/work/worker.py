@@ -19,12 +19,12 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import PRUNERS
-from pipeline.study.ahead import has_planned, is_wanted, may_plan
+from pipeline.study.ahead import Planning, has_planned, is_wanted, may_plan
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
-from pipeline.study.ledger import LeaseLost, Ledger
+from pipeline.study.ledger import LEASE_SECONDS, LeaseLost, Ledger
 from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
@@ -197,33 +197,44 @@ class Worker:
 
         Of those that can begin now, each worker that waits for one is given one, too.
         """
-        certain, now = watch.planner.next() is not None, time.monotonic()
-        if watch.planner.finished or (not certain and now < self._turn_ends - self._turn / 2):
+        certain = watch.planner.next() is not None
+        if watch.planner.finished or (not certain and self._has_turn_for_long):
             return None
-        study = watch.study.id
-        turn = may_plan(self._ledger, study, self._job.space.name, self._owner, self._turn)
-        self._turn_ends = now + self._turn if turn else 0.0
+        turn = self._take_turn(watch)
         if turn is None:
             return None
         if turn.begun != watch.count:  # by who had the turn before
             watch.refresh()
-        lease = self._begin_all(watch, turn.workers, now + self._turn / 2)
+        lease = self._begin_all(watch, turn.workers)
         if lease:
             self._leave_turn()
         return lease
 
-    def _begin_all(self, watch: Watch, workers: list[str], due: float) -> Lease | None:
-        """A part for this worker, and for others until `due`."""
+    def _begin_all(self, watch: Watch, workers: list[str]) -> Lease | None:
+        """A part for this worker, and for others, but not for so long that its own lease ends."""
         busy = {part.owner for part in watch.planner.unfinished}
         waiting = [each for each in workers if each not in (self._owner, *busy)]
-        lease: Lease | None = None
+        lease, due = None, time.monotonic() + LEASE_SECONDS / 3
         while (not lease or (waiting and time.monotonic() < due)) and (plan := self._plan(watch)):
             if lease is None:
                 lease = self._begin_plan(watch, plan)
             else:
                 self._give(watch, plan, waiting.pop(0))
             watch.refresh()  # with this part, or that of who was faster
+            if not self._has_turn_for_long and not self._take_turn(watch):
+                break
         return lease
+
+    @property
+    def _has_turn_for_long(self) -> bool:
+        return time.monotonic() < self._turn_ends - self._turn / 2
+
+    def _take_turn(self, watch: Watch) -> Planning | None:
+        """Or keeps it."""
+        now, study = time.monotonic(), watch.study.id
+        turn = may_plan(self._ledger, study, self._job.space.name, self._owner, self._turn)
+        self._turn_ends = now + self._turn if turn else 0.0
+        return turn
 
     def _give(self, watch: Watch, plan: Plan, to: str) -> None:
         with suppress(Reopened):
