@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pipeline.study.ledger import LEASE_SECONDS
 
 SHORTEST, LONGEST = 0.1, 4.0  # seconds between two looks
-LATE = 0.25  # by this part of the wait a look may be late
+LATE = 0.1  # by this part of the wait a look may be late
 
 _jitter = random.Random()  # its own: the trainings' draws are not to move
 
 
 class Idling:
-    """The pauses of one wait for work: a quarter of its length so far, but SHORTEST at least."""
+    """The pauses of one wait for work: a tenth of its length so far, but SHORTEST at least."""
 
     def __init__(self) -> None:
         self._began = self._seen = time.monotonic()
