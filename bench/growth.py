@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space, load_space
-from pipeline.study.ahead import has_planned, may_plan
+from pipeline.study.ahead import PLAN, Turn
 from pipeline.study.claim import Plan
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
@@ -74,6 +74,7 @@ class Ours:
         self._space = space.model_copy(update={"search": self._search})
         self._study = search_study(self._space, "")
         self._ledger.open_study(self._study.id, STUDY, "search", {})
+        self._turn = Turn(self._ledger, PLAN, self._study.id, "bench")
         self.spent: Counter[str] = Counter()  # core-seconds
 
     def start(self, sampler: str) -> None:
@@ -140,7 +141,7 @@ class Ours:
             watch.refresh()
             step = watch.planner.next()
             assert step is not None
-            may_plan(self._ledger, self._study.id, STUDY, "bench", 5.0)
+            self._turn.keep()
         with self._spends("propose"):
             chosen = self._proposer.propose(watch.planner) if step.is_new else None
         self.spent["proposals"] += step.is_new
@@ -151,7 +152,7 @@ class Ours:
         with self._spends("claim"):
             lease = self._ledger.begin(self._study.id, plan, **who)
             watch.refresh()
-            has_planned(self._ledger, self._study.id, "bench")
+            self._turn.leave()
         assert lease
         for epoch in range(part.since + 1, part.until + 1):
             self._ledger.report(lease, part.curve[:epoch])

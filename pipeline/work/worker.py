@@ -19,7 +19,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import PRUNERS
-from pipeline.study.ahead import Planning, has_planned, is_wanted, may_plan
+from pipeline.study.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.heartbeat import Renewal
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
     from pipeline.vae.training import Training
 
 INTERRUPTED = 130
-PLANNER_LONGEST = 1.0  # seconds between two looks of who has the turn to plan, for all who wait
-TURN_SECONDS = 5.0  # in which who has the turn to plan must have done so
-TURN_PER_PLAN = 10  # or so many times what planning a part took
+WATCHING = 0.3  # seconds between two looks of the one who watches, for all who wait
+TURN_PER_PLAN = 10  # times what planning a part took, a turn to plan lasts at least
 
 
 class Worker:
@@ -88,8 +87,9 @@ class Worker:
                 self._meta["source"] = self._ledger.keep_origin(study.id, source)
         self._asked: set[str] = set()
         self._waits = False  # whether it has looked in vain since it last worked
-        self._turn = TURN_SECONDS
-        self._turn_ends = 0.0  # of its own turn to plan, by `time.monotonic`; 0: it has none
+        first = job.studies[0].id
+        self._plans = Turn(self._ledger, PLAN, first, self._owner)
+        self._watches = Turn(self._ledger, WATCH, first, self._owner)
         self.stopping = False
 
     def stop(self) -> None:
@@ -99,13 +99,13 @@ class Worker:
     def work(self) -> int:
         """Until all trials are finished or it is cancelled (0), or it is told to stop (130)."""
         code = self._work()
-        self._leave_turn()
+        self._watches.leave()
         return code
 
     def _work(self) -> int:
         while not self.stopping and self._presence.wish != CANCEL:
             if self._presence.wish == PAUSE:
-                self._leave_turn()
+                self._watches.leave()
                 self._idle.wait(lambda: self.stopping)
                 look(self._ledger, self._presence)
                 continue
@@ -137,14 +137,14 @@ class Worker:
 
     def _wait(self) -> None:
         """A while without work. What is wished of it, it learns from its leases otherwise."""
-        longest = PLANNER_LONGEST if self._turn_ends else LONGEST
+        longest = WATCHING if self._watches.held else LONGEST
         self._idle.wait(lambda: self.stopping, longest)
         if self._idle.is_unseen():
             look(self._ledger, self._presence)
 
     def _claim(self) -> tuple[Watch, Lease] | None:
         watch = self._stage.watches[0]
-        idle = self._waits and not self._turn_ends
+        idle = self._waits and not self._watches.held
         if idle and not is_wanted(self._ledger, watch.study.id, self._owner):
             return None
         self._stage.refresh()
@@ -197,44 +197,39 @@ class Worker:
 
         Of those that can begin now, each worker that waits for one is given one, too.
         """
-        certain = watch.planner.next() is not None
-        if watch.planner.finished or (not certain and self._has_turn_for_long):
+        if watch.planner.finished:
             return None
-        turn = self._take_turn(watch)
-        if turn is None:
-            return None
-        if turn.begun != watch.count:  # by who had the turn before
-            watch.refresh()
-        lease = self._begin_all(watch, turn.workers)
-        if lease:
-            self._leave_turn()
-        return lease
+        if watch.planner.next() is not None and (begun := self._plans.keep()) is not None:
+            if begun != watch.count:  # by who had the turn before
+                watch.refresh()
+            lease = self._begin_all(watch)
+            self._plans.leave()
+            if lease:
+                self._watches.leave()
+                return lease
+        if not self._watches.lasts:
+            self._watches.keep()
+        return None
 
-    def _begin_all(self, watch: Watch, workers: list[str]) -> Lease | None:
+    def _begin_all(self, watch: Watch) -> Lease | None:
         """A part for this worker, and for others, but not for so long that its own lease ends."""
-        busy = {part.owner for part in watch.planner.unfinished}
-        waiting = [each for each in workers if each not in (self._owner, *busy)]
-        lease, due = None, time.monotonic() + LEASE_SECONDS / 3
-        while (not lease or (waiting and time.monotonic() < due)) and (plan := self._plan(watch)):
-            if lease is None:
-                lease = self._begin_plan(watch, plan)
-            else:
-                self._give(watch, plan, waiting.pop(0))
+        lease: Lease | None = None
+        while lease is None and (plan := self._plan(watch)):
+            lease = self._begin_plan(watch, plan)
             watch.refresh()  # with this part, or that of who was faster
-            if not self._has_turn_for_long and not self._take_turn(watch):
+        if lease is None or watch.planner.next() is None:
+            return lease
+        due = time.monotonic() + LEASE_SECONDS / 3
+        busy = {part.owner for part in watch.planner.unfinished}
+        for owner in workers_there(self._ledger, self._job.space.name):
+            if owner in busy:
+                continue
+            late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
+            if late or not (plan := self._plan(watch)):
                 break
+            self._give(watch, plan, owner)
+            watch.refresh()
         return lease
-
-    @property
-    def _has_turn_for_long(self) -> bool:
-        return time.monotonic() < self._turn_ends - self._turn / 2
-
-    def _take_turn(self, watch: Watch) -> Planning | None:
-        """Or keeps it."""
-        now, study = time.monotonic(), watch.study.id
-        turn = may_plan(self._ledger, study, self._job.space.name, self._owner, self._turn)
-        self._turn_ends = now + self._turn if turn else 0.0
-        return turn
 
     def _give(self, watch: Watch, plan: Plan, to: str) -> None:
         with suppress(Reopened):
@@ -249,15 +244,11 @@ class Worker:
         study = watch.study.id
         return self._ledger.fetch(study, owner=self._owner, meta=self._meta, mixed=mixed)
 
-    def _leave_turn(self) -> None:
-        if self._turn_ends:
-            self._turn_ends = 0.0
-            has_planned(self._ledger, self._stage.watches[0].study.id, self._owner)
-
     def _plan(self, watch: Watch) -> Plan | None:
         before = time.monotonic()
         plan = next_plan(watch, self._proposer, self.trainer.cost)
-        self._turn = max(self._turn, TURN_PER_PLAN * (time.monotonic() - before))
+        seconds = TURN_PER_PLAN * (time.monotonic() - before)
+        self._plans.seconds = max(self._plans.seconds, seconds)
         return plan
 
     def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
