@@ -65,8 +65,8 @@ class Worker:
         from pipeline.vae.process import arithmetic
 
         self._job = job
-        self._owner = owner_name(os.getpid())
-        self._presence = presence or Presence(self._owner)
+        self._presence = presence or Presence(owner_name(os.getpid()))
+        self._owner = self._presence.owner
         self._ledger = ledger.present(self._presence)
         self._paths = Paths(root, job.space.name)
         self._slot = slot

@@ -44,11 +44,9 @@ def hire(wide: Sweep) -> Iterator[Callable[[], Worker]]:
 
     def make() -> Worker:
         opened.append(wide.ledger)
-        owner = f"host{len(opened)}/{len(opened)}/1"
-        made = wide.worker(opened[-1])
-        made._owner, made._presence = owner, Presence(owner)
-        arrive(opened[-1], made._presence, made._job.space.name, None)
-        return made
+        presence = Presence(f"host{len(opened)}/{len(opened)}/1")
+        arrive(opened[-1], presence, "tiny", None)
+        return wide.worker(opened[-1], presence=presence)
 
     yield make
     for each in opened:
@@ -91,6 +89,7 @@ def test_a_part_that_is_not_fetched_in_time_is_anyones(
 def test_who_waits_reads_no_part_until_there_is_something_for_it(
     wide: Sweep, hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ahead, "TURN_SECONDS", 60.0)  # however slow this machine is
     crew = [hire() for _ in range(6)]
     first = crew[0]._claim()
     assert first
