@@ -137,7 +137,8 @@ class Worker:
 
     def _wait(self) -> None:
         """A while without work. What is wished of it, it learns from its leases otherwise."""
-        longest = WATCHING if self._watches.held else LONGEST
+        plans = self._watches.held and not self._stage.watches[0].planner.over
+        longest = WATCHING if plans else LONGEST
         self._idle.wait(lambda: self.stopping, longest)
         if self._idle.is_unseen():
             look(self._ledger, self._presence)

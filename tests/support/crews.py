@@ -117,7 +117,11 @@ class Sweep:
         return Worker(job, ledger, self.root, "cpu", presence=presence)
 
     def trials(self, study: Study | None = None) -> list[Trial]:
-        return self.ledger.trials((study or self.study).id)
+        ledger = self.ledger
+        try:
+            return ledger.trials((study or self.study).id)
+        finally:
+            ledger.close()
 
     def tables(self, study: Study | None = None) -> bytes:
         """What the stage writes of a study: all that must not depend on who was killed when."""

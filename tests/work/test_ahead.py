@@ -53,18 +53,18 @@ def hire(wide: Sweep) -> Iterator[Callable[[], Worker]]:
         each.close()
 
 
-def holders(made: Sweep) -> dict[int, str | None]:
-    return {part.number: part.owner for part in made.ledger.parts(made.study.id)}
+def holders(worker: Worker) -> dict[int, str | None]:
+    return {p.number: p.owner for p in worker._ledger.parts(worker._job.studies[0].id)}
 
 
 def test_who_plans_begins_a_part_for_each_that_waits(
-    wide: Sweep, hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = hire(), hire(), hire()
     claimed = first._claim()
     assert claimed
     assert claimed[1].number == 0
-    held = holders(wide)
+    held = holders(first)
     assert held.pop(0) == first._owner
     assert sorted(held) == [1, 2]
     monkeypatch.setattr(Proposer, "propose", None)  # nobody else needs it
@@ -75,19 +75,19 @@ def test_who_plans_begins_a_part_for_each_that_waits(
 
 
 def test_a_part_that_is_not_fetched_in_time_is_anyones(
-    wide: Sweep, hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "GIVEN_SECONDS", -1.0)
     monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)  # PostgreSQL has just been started
     first, second = hire(), hire()
     assert first._claim()
-    assert holders(wide)[1] == second._owner
+    assert holders(first)[1] == second._owner
     claims = [hire()._claim(), second._claim()]
     assert [claim[1].number for claim in claims if claim] == [1, 2]
 
 
 def test_who_waits_reads_no_part_until_there_is_something_for_it(
-    wide: Sweep, hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, "TURN_SECONDS", 60.0)  # however slow this machine is
     crew = [hire() for _ in range(6)]
@@ -146,8 +146,7 @@ def test_the_same_bytes_whoever_plans_and_dies_at_it(
         except Killed:
             left[0] = draw.randint(3, 25)
             each._ledger.release(each._owner, blameless=True)  # and its turn runs out
-            with sa.create_engine(wide.storage or "").begin() as db:
-                db.execute(sa.update(ahead.TURNS).values(expires=0.0))
+            each._ledger.write(lambda db: db.execute(sa.update(ahead.TURNS).values(expires=0.0)))
             running.pop(each._owner, None)
             crew[crew.index(each)] = hire()
     assert wide.tables() == alone.tables()
