@@ -1,6 +1,6 @@
 """How a search scales with its workers: real ones on one PostgreSQL, whose epochs only wait.
 
-    python -m bench.scaling
+    python -m bench.scaling --seconds 20 --parts 7
 
 Nothing is trained: an epoch sleeps for its cost on the virtual clock times `--seconds` and has a
 made NELBO; all else is what a worker does. Workers are forked from one process that has imported
@@ -290,7 +290,7 @@ def summary(
         "woken late": f"{sum(each['late'] for each in found) / count:.2f} s",
         "looks a part": f"{calls['refresh'] / count:.1f}",
         "proposals": f"{calls['propose'] / max(1, new):.2f}",
-        "too late": f"{calls['begin'] / count - 1:.2f}",
+        "too late": f"{(calls['begin'] + calls['give']) / count - 1:.2f}",
         "_core_ms": {name: round(1000 * value / count, 1) for name, value in core.items()},
         "_calls": {name: round(value / count, 2) for name, value in calls.items()},
         "_waits": quantiles,
