@@ -35,9 +35,10 @@ from pipeline.study.claim import Plan
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
 from pipeline.study.plan import Planner, Step
-from pipeline.study.propose import Proposer, distribution
+from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.rows import Part
+from pipeline.study.sampler import distribution
 from pipeline.study.schema import TRIALS
 from pipeline.study.storage import open_storage, transaction
 from pipeline.study.watch import Watch

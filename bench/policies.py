@@ -12,8 +12,9 @@ from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.plan import Planner
-from pipeline.study.propose import Proposer, ask, centre, distribution, encode
+from pipeline.study.propose import Proposer, centre
 from pipeline.study.rows import Part
+from pipeline.study.sampler import ask, distribution, encode
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,14 @@ def _root() -> Path:
     raise UserError(f"{here} is no checkout, it has no search_spaces/: give the command in one")
 
 
+def _here() -> tuple[Path, Machine]:
+    """The checkout, and the machine that it is on."""
+    from pipeline.settings.machine import load_machine
+
+    root = _root()
+    return root, load_machine(root)
+
+
 def _stage_command(stage: str, summary: str) -> None:
     def command(name: Name) -> None:
         _run_stages((stage,), name)
@@ -84,10 +92,9 @@ def sweep(
 ) -> None:
     """Take sweeps to an answer unattended, night after night; see docs/nights.md."""
     from pipeline.commands.sweep import sweep as work
-    from pipeline.settings.machine import load_machine
 
-    root = _root()
-    machine = _with_deadline(load_machine(root), duration, until)
+    root, machine = _here()
+    machine = _with_deadline(machine, duration, until)
     raise typer.Exit(work(root, machine, names, add, then))
 
 
@@ -108,15 +115,16 @@ def check(name: Name) -> None:
     from pipeline.commands.check import describe
     from pipeline.commands.estimate import estimate_text, find_images
     from pipeline.paths import Paths
-    from pipeline.settings.machine import load_machine
     from pipeline.settings.space import load_space
     from pipeline.work.family import family_faults
 
-    space, machine = load_space(_root(), name), load_machine(_root())
+    space = load_space(_root(), name)
+    root, machine = _here()
+    shape = find_images(space, Paths(root, name)).shape
     typer.echo(describe(space))
-    if space.sources and (shape := find_images(space, Paths(_root(), name)).shape):
+    if space.sources and shape:
         _refuse(name, list(family_faults(space, shape)))
-    typer.echo(estimate_text(space, machine, Paths(_root(), name)))
+    typer.echo(estimate_text(space, machine, Paths(root, name)))
 
 
 def _refuse(name: str, faults: list[str]) -> None:
@@ -138,13 +146,12 @@ def new(
     """Look at a folder of images and write a search space for it."""
     from pipeline.commands.new import new_space
     from pipeline.settings.deadline import deadline_after, now
-    from pipeline.settings.machine import load_machine
 
     try:
         seconds = (deadline_after(duration) - now()).total_seconds()
     except ValueError as error:
         raise UserError(f"new: --for {error}") from None
-    file = new_space(_root(), load_machine(_root()), name, images, seconds)
+    file = new_space(*_here(), name, images, seconds)
     typer.echo(f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`")
 
 
@@ -154,10 +161,9 @@ def status(
 ) -> None:
     """What the studies have done, who works on what, the time left, the space on disk."""
     from pipeline.commands.status import status_text
-    from pipeline.settings.machine import load_machine
 
     wrong: list[str] = []
-    if text := status_text(_root(), load_machine(_root()), name, wrong):
+    if text := status_text(*_here(), name, wrong):
         typer.echo(text)
     if wrong:
         more = f" (and {len(wrong) - 1} more sweeps are not in order)" if wrong[1:] else ""
@@ -168,9 +174,8 @@ def status(
 def doctor() -> None:
     """Examine environment, device, storage, tracker, Slurm and disk; say what to mend."""
     from pipeline.commands.doctor import examine
-    from pipeline.settings.machine import load_machine
 
-    findings = examine(_root(), load_machine(_root()))
+    findings = examine(*_here())
     for finding in findings:
         typer.echo(finding)
     if wrong := [finding.place for finding in findings if finding.remedy]:
@@ -181,9 +186,8 @@ def doctor() -> None:
 def list_() -> None:
     """All sweeps of this checkout: data, state, best, winner, size."""
     from pipeline.commands.listing import list_text
-    from pipeline.settings.machine import load_machine
 
-    typer.echo(list_text(_root(), load_machine(_root())))
+    typer.echo(list_text(*_here()))
 
 
 @app.command()
@@ -196,9 +200,8 @@ def clean(
 ) -> None:
     """Say which files nothing needs any more, ask, and delete them."""
     from pipeline.commands.clean import find_rubbish, remove
-    from pipeline.settings.machine import load_machine
 
-    root, machine = _root(), load_machine(_root())
+    root, machine = _here()
     rubbish = find_rubbish(root, machine, name)
     if not rubbish.places and not (studies and rubbish.studies):
         typer.echo("nothing to clean")
@@ -218,9 +221,8 @@ def archive(
 ) -> None:
     """Write a sweep's space, outputs, trials and versions into one tar file."""
     from pipeline.commands.archive import archive as write
-    from pipeline.settings.machine import load_machine
 
-    target = write(_root(), load_machine(_root()), name, to or Path(f"{name}.tar"))
+    target = write(*_here(), name, to or Path(f"{name}.tar"))
     typer.echo(target)
 
 
@@ -231,9 +233,8 @@ def export(
 ) -> None:
     """Write the search as a study of Optuna: its dashboard and plots read it."""
     from pipeline.commands.export import export_text
-    from pipeline.settings.machine import load_machine
 
-    typer.echo(export_text(_root(), load_machine(_root()), name, optuna))
+    typer.echo(export_text(*_here(), name, optuna))
 
 
 @app.command()
@@ -258,9 +259,8 @@ def reproduce(
 ) -> None:
     """Train one trial again, alone, and say whether the record is identical."""
     from pipeline.commands.reproduce import reproduce_trial
-    from pipeline.settings.machine import load_machine
 
-    typer.echo(reproduce_trial(_root(), load_machine(_root()), name, number, study))
+    typer.echo(reproduce_trial(*_here(), name, number, study))
 
 
 @app.command()
@@ -272,9 +272,8 @@ def space(
 ) -> None:
     """Print the search space of a study as a file, as the ledger has it."""
     from pipeline.commands.reproduce import study_space
-    from pipeline.settings.machine import load_machine
 
-    typer.echo(study_space(_root(), load_machine(_root()), study, file), nl=False)
+    typer.echo(study_space(*_here(), study, file), nl=False)
 
 
 @app.command()
@@ -288,10 +287,8 @@ def verify(
 ) -> None:
     """Recompute, without training, what a sweep states; name what does not follow."""
     from pipeline.commands.verify import verify as audited
-    from pipeline.settings.machine import load_machine
 
-    machine = load_machine(_root())
-    audit = audited(_root(), machine, name, mlflow=not no_mlflow, train=train, measure=measure)
+    audit = audited(*_here(), name, mlflow=not no_mlflow, train=train, measure=measure)
     for finding in audit.findings:
         typer.echo(finding)
     if audit.findings:
@@ -312,9 +309,8 @@ def retry(
 ) -> None:
     """Re-open failed trials, and those that were proposed or pruned after seeing them."""
     from pipeline.commands.retry import retry_failed
-    from pipeline.settings.machine import load_machine
 
-    for line in retry_failed(_root(), load_machine(_root()), name, number):
+    for line in retry_failed(*_here(), name, number):
         typer.echo(line)
 
 
@@ -326,20 +322,18 @@ def sync(
     ] = False,
 ) -> None:
     """Bring MLflow up to date with the ledger and the outputs."""
-    from pipeline.settings.machine import load_machine
     from pipeline.sync.follow import sync_all
 
-    for line in sync_all(_root(), load_machine(_root()), name, rebuild=rebuild):
+    for line in sync_all(*_here(), name, rebuild=rebuild):
         typer.echo(line)
 
 
 def _wishing_command(verb: str, summary: str) -> None:
     def command(name: Name) -> None:
         from pipeline.commands.workers import tell
-        from pipeline.settings.machine import load_machine
 
         what = None if verb == "resume" else verb
-        typer.echo(tell(_root(), load_machine(_root()), name, what))
+        typer.echo(tell(*_here(), name, what))
 
     app.command(verb, help=summary)(command)
 
@@ -353,9 +347,8 @@ _wishing_command("resume", "Tell them to go on.")
 def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> None:
     """Where an MLflow run comes from, and the commands that recreate it."""
     from pipeline.commands.where import where_text
-    from pipeline.settings.machine import load_machine
 
-    typer.echo(where_text(_root(), load_machine(_root()), run_id))
+    typer.echo(where_text(*_here(), run_id))
 
 
 @app.command()
@@ -366,9 +359,8 @@ def ui(
 ) -> None:
     """Open MLflow on the runs of this checkout."""
     from pipeline.commands.ui import serve_ui
-    from pipeline.settings.machine import load_machine
 
-    raise typer.Exit(serve_ui(_root(), load_machine(_root()), port))
+    raise typer.Exit(serve_ui(*_here(), port))
 
 
 @app.command(hidden=True)
@@ -408,20 +400,18 @@ def worker(
 @app.command(hidden=True)
 def mirror(name: str) -> None:
     """Follow a sweep in MLflow until standard input closes (started by search and retrain)."""
-    from pipeline.settings.machine import load_machine
     from pipeline.sync.follow import follow
 
-    follow(_root(), load_machine(_root()), name)
+    follow(*_here(), name)
 
 
 def _run_stages(
     stages: tuple[str, ...], name: str, duration: str | None = None, until: str | None = None
 ) -> None:
     from pipeline.commands.run import run_stages
-    from pipeline.settings.machine import load_machine
 
-    root = _root()
-    machine = _with_deadline(load_machine(root), duration, until)
+    root, machine = _here()
+    machine = _with_deadline(machine, duration, until)
     if said := run_stages(stages, root, name, machine):
         typer.echo(said)
 

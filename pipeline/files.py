@@ -225,7 +225,8 @@ def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None)
+        content: np.ndarray = np.load(path, allow_pickle=False, mmap_mode="c" if mapped else None)
+        return content
     except (ValueError, EOFError) as error:
         raise damaged(path, error) from None
 

@@ -116,6 +116,7 @@ NEUTRAL = {
 # `settings` has the code as its dependency.
 THROUGH_SETTINGS = {
     "settings/own_data.py",
+    "settings/sections.py",
     "settings/snapshot.py",
     "settings/space.py",
     "settings/validation.py",

@@ -7,11 +7,8 @@ notice. No command ever shows a traceback: anything but an exit fails the test.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -300,32 +297,3 @@ def test_a_path_that_no_file_can_have(path: str, mended: Worked) -> None:
         mended.edit("data", "test", {})
         mended.refused("prepare", "tiny")
     space.write_text(text)
-
-
-@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write all")
-@pytest.mark.parametrize("ledger", [True, False])
-def test_who_may_not_write_may_look(ledger: bool, worked: Worked, tmp_path: Path) -> None:
-    """As a second user of a checkout."""
-    tiny = worked.copy(tmp_path / "clone")
-    if not ledger:
-        shutil.rmtree(tiny.runs / "state")
-    _, says, _ = tiny.give("status", "tiny")
-    before = tiny.files()
-    everything = [tiny.root, *tiny.root.rglob("*")]
-    for path in everything:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    drop = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []
-    try:
-        done = subprocess.run(
-            [*drop, sys.executable, "-m", "pipeline", "status", "tiny"],
-            cwd=tiny.root,
-            env={"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-        )
-    finally:
-        for path in everything:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == says
-    assert tiny.files() == before

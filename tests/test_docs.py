@@ -145,3 +145,7 @@ def test_commands_do_what_they_say(block: str, tmp_path: Path) -> None:
         shutil.copy(ROOT / each, tmp_path)
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", block)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_is_short() -> None:
+    assert 700 <= len((ROOT / "README.md").read_text().split()) <= 900

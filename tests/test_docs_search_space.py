@@ -11,7 +11,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from pipeline.settings.hyperparameters import Hyperparameters
-from pipeline.settings.space import Data, Evaluate, Model, Render, Retrain, Search, parse_space
+from pipeline.settings.sections import Data, Evaluate, Model, Render, Retrain, Search
+from pipeline.settings.space import parse_space
 
 PAGE = (Path(__file__).parent.parent / "docs" / "search-space.md").read_text()
 SECTIONS: dict[str, Any] = {

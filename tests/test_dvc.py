@@ -133,7 +133,7 @@ def test_an_edit_during_a_run_is_the_next_runs(tmp_path: Path) -> None:
     file.write_text(f"{file.read_text()}model: {{likelihood: bernoulli}}\n")  # the default
     assert stages_run(run(folder, "dvc", "repro")) == ["own_data", "settings@tiny"]
 
-    config = folder / "pipeline" / "settings" / "space.py"
+    config = folder / "pipeline" / "settings" / "sections.py"
     default = "smoothing: Count = Field({}"
     config.write_text(config.read_text().replace(default.format(7), default.format(9)))
     assert stages_run(run(folder, "dvc", "repro")) == ["own_data", "settings@tiny", "render@tiny"]

@@ -10,6 +10,7 @@ from pipeline.api.comparison import Comparison, compare
 from pipeline.api.sweep import Sweep
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.settings.own_family import reader
 from pipeline.settings.space import NAME, parse_space, space_names
 
 
@@ -55,8 +56,14 @@ class Checkout(Mapping[str, Sweep]):
             )
         if name in self and not replace:
             raise UserError(f"{where} exists: choose another name, or give replace=True")
-        parse_space(name, dict(space), where)
-        text = yaml.safe_dump(dict(space), sort_keys=False, allow_unicode=True)
+        try:
+            text = yaml.safe_dump(dict(space), sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"{where}: {said:.200}: give plain numbers, texts, lists and dicts"
+            ) from None
+        parse_space(name, yaml.safe_load(text), where, reader(self.root))
         write_text(self.root / where, text)
         return self[name]
 

@@ -43,6 +43,13 @@ class Sweep:
         """The search space as its file is now. Raises UserError."""
         return load_space(self.paths.root, self.name)
 
+    @property
+    def as_made(self) -> Space:
+        """The same with the budget of the outputs, which a deadline may have chosen."""
+        from pipeline.work.budget_file import as_made
+
+        return as_made(self.space, self.paths)
+
     def run(self, *stages: str, duration: str | None = None, until: str | None = None) -> None:
         """Runs these stages (default: all five) as the command line does, in processes of their
         own; what is finished is not done again, and what was interrupted goes on.
@@ -119,9 +126,10 @@ class Sweep:
         from pipeline.figures.single import Single
         from pipeline.vae.process import prepare_process
 
-        open_inputs("render", self.space, self.paths)
+        space = self.as_made
+        open_inputs("render", space, self.paths)
         prepare_process()
-        return Single(self.space, self.paths)
+        return Single(space, self.paths)
 
     def _json(self, stage: str, file: Path) -> dict[str, Any]:
         open_stage(self.paths, stage, [file.name])
@@ -137,8 +145,9 @@ class Sweep:
         from pipeline.study.reading import reading
         from pipeline.study.rows import trials_of
         from pipeline.study.tables import curves_table, trials_table
+        from pipeline.work.budget_file import as_worked_on
 
-        space = self.space
+        space = as_worked_on(self.space, self.paths)
         open_stage(self.paths, "prepare", [self.paths.manifest.name])
         study = search_study(space, read_json(self.paths.manifest)["sha256"])
         with reading(load_machine(self.paths.root), self.paths) as ledger:

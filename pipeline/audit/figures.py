@@ -140,7 +140,8 @@ def _epochs(book: Book) -> Iterator[str]:
 
 def _components(book: Book) -> int:
     pixels = math.prod(book.manifest["shape"])
-    return min(book.config["latent_dim"], book.steps["train"], pixels)
+    components: int = min(book.config["latent_dim"], book.steps["train"], pixels)
+    return components
 
 
 def _at(tree: dict[str, Any], name: str) -> Any:

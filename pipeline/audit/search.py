@@ -9,16 +9,18 @@ from pipeline.audit import epochs
 from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.paths import Paths
-from pipeline.results.states import State
-from pipeline.settings.space import PRUNERS, Space
+from pipeline.results.states import Kind, State
+from pipeline.settings.sections import PRUNERS
+from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
+from pipeline.study.constraints import within
 from pipeline.study.identity import changes
-from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.plan import Planner, belonging
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.ranking import best_record, ranked, unranked
+from pipeline.study.receipt import part_record, recorded_part
 from pipeline.study.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.vae.cost import epoch_cost
@@ -38,6 +40,7 @@ def findings(book: Book) -> Iterator[str]:
         yield f"{FILE}: spec: {change} by the settings and the data"
     if book.search["study"] != study.id:
         yield f"{FILE}: study {book.search['study']} is not the {study.id} of its settings and data"
+    yield from entry(FILE, book.search, Kind.SEARCH)
     numbers = [part.number for part in parts]
     if numbers != list(range(len(parts))):
         yield f"{FILE}: parts are numbered {numbers}, not 0 to {len(parts) - 1}"
@@ -49,6 +52,17 @@ def findings(book: Book) -> Iterator[str]:
     yield from sizes(FILE, space, trials)
     yield from _course(book, parts)
     yield from _outputs(book, parts, trials)
+
+
+def entry(file: str, study: dict[str, Any], kind: Kind) -> Iterator[str]:
+    """A study's entry holds what is written of one, and nothing else."""
+    if study["kind"] != kind:
+        yield f"{file}: {study['study']} is said to be of kind {study['kind']}, not {kind}"
+    strange = study.keys() - {"study", "kind", "spec", "trials"}
+    for record in study["trials"]:
+        strange |= record.keys() - part_record(recorded_part("", record)).keys()
+    if strange:
+        yield f"{file}: {', '.join(sorted(strange))} is nothing that is recorded of a study"
 
 
 def _name(part: Part) -> str:

@@ -14,14 +14,15 @@ import torch
 from pipeline.audit import epochs
 from pipeline.audit.book import Book, parts_of
 from pipeline.audit.digests import sha256
-from pipeline.audit.search import sizes
+from pipeline.audit.search import entry, sizes
 from pipeline.audit.text import CLOSE, different
 from pipeline.errors import UserError
-from pipeline.results.states import State
+from pipeline.results.states import Kind, State
 from pipeline.study.candidates import (
     best_seed,
     candidates_table,
     history_table,
+    measurements,
     model_record,
     winner_record,
 )
@@ -42,21 +43,24 @@ def findings(book: Book) -> Iterator[str]:
     assert book.measured is not None
     space, data = book.space, book.manifest["sha256"]
     entries = book.best["ranking"][: space.retrain.top]
-    studies = [candidate_study(space, data, entry["parameters"]) for entry in entries]
+    studies = [candidate_study(space, data, each["parameters"]) for each in entries]
     if [run["study"] for run in book.runs] != [study.id for study in studies]:
         yield f"{FILE}: its studies are not those of the search's best {space.retrain.top}"
         return
+    for run in book.runs:
+        yield from entry(FILE, run, Kind.CANDIDATE)
     trials = [trials_of(parts_of(run)) for run in book.runs]
-    race = race_of(space, [entry["parameters"] for entry in entries], trials)
+    race = race_of(space, [each["parameters"] for each in entries], trials)
     yield from _race(race, used(space, race, trials), trials)
     candidates = []
-    for index, (entry, study, run) in enumerate(zip(entries, studies, book.runs, strict=True)):
+    for index, (chosen, study, run) in enumerate(zip(entries, studies, book.runs, strict=True)):
         if run["spec"] != json.loads(json.dumps(study.spec)):
             yield f"{FILE}: candidate {index}: its specification is not that of its study"
-        yield from _runs(book, index, entry["parameters"], trials[index], race)
+        yield from _runs(book, index, chosen["parameters"], trials[index], race)
         measured = book.measured[index, : len(trials[index]) if index in race.left else 0]
         dropped = race.dropped.get(index)
-        candidates.append(Candidate(index, entry, study, trials[index], measured, dropped))
+        candidates.append(Candidate(index, chosen, study, trials[index], measured, dropped))
+    yield from _array(book, candidates)
     for candidate in candidates:
         yield from _measured(candidate)
     everyone = [trial for each in candidates for trial in each.runs]
@@ -107,6 +111,15 @@ def _runs(
         rung = until if until < options.epochs else 0
         for line in epochs.findings(setting, options.epochs, images, trial, rung):
             yield f"{where}: {line}"
+
+
+def _array(book: Book, candidates: list[Candidate]) -> Iterator[str]:
+    """It has every validation image once, and nothing beside the runs: intervals depend on both."""
+    due, images = measurements(candidates), book.steps["validation"]
+    if due.shape[2] != images:
+        yield f"retrain/measured.npy: has {due.shape[2]} images, but there are {images}"
+    elif not np.array_equal(due, np.asarray(book.measured), equal_nan=True):
+        yield "retrain/measured.npy: holds what no run of the race has measured"
 
 
 def _measured(candidate: Candidate) -> Iterator[str]:

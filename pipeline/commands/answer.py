@@ -7,6 +7,7 @@ no clock. The rest is in the ledger, and the next command goes on with it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.commands.run import run_stage, say
+from pipeline.commands.stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import Paths
@@ -23,9 +24,11 @@ from pipeline.settings.deadline import shown
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space
-from pipeline.study.budget import WORDS, budget_of, keep_budget, with_budget
+from pipeline.study.budget import WORDS, budget_of, with_budget
 from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.workers import resume_cancelled
 from pipeline.sync.follow import following
+from pipeline.work.budget_file import keep_budget
 from pipeline.work.reserve import Reserve
 
 
@@ -36,13 +39,14 @@ def answer(asked: Space, machine: Machine, paths: Paths, file: Space | None = No
     OutOfTime, and leaves the outputs as they were, if there is no winner by then.
     """
     file, free, until = file or asked, machine.model_copy(update={"until": None}), machine.until
-    aside = [paths.search, paths.settings, paths.budget]
-    with _as_before_without(paths.retrain, aside) as settled:
+    aside = [paths.prepare, paths.search, paths.settings, paths.budget]
+    with _as_before_without(paths.retrain, aside, paths.state) as settled:
         save(asked, paths, "prepare")
         with (
             following(asked, machine, paths, "prepare") as ended,
             closing(Ledger(storage_url(machine, paths))) as ledger,
         ):
+            resume_cancelled(ledger, asked.name)
             run_stage("prepare", asked, free, paths)
             ended("prepare")
             reserve = Reserve(asked, until, machine, paths, ledger) if until else None
@@ -97,14 +101,20 @@ def _too_late(space: Space, until: datetime, paths: Paths, when: str) -> OutOfTi
 
 
 @contextmanager
-def _as_before_without(later: Path, places: list[Path]) -> Iterator[Callable[[], None]]:
+def _as_before_without(
+    later: Path, places: list[Path], beside: Path
+) -> Iterator[Callable[[], None]]:
     """Puts files and folders back if the block fails before it calls what it is given, where a
-    stage after them was made: that one stands, and so must what it was made from."""
+    stage after them was made: that one stands, and so must what it was made from.
+
+    They wait in a folder `beside`: on the same disk, on which a link is all that a copy takes.
+    """
     settled: list[bool] = []
-    with tempfile.TemporaryDirectory() as folder:
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="aside-", dir=beside) as folder:
         kept = {place: Path(folder) / place.name for place in places if place.exists()}
         for place, copy in kept.items():
-            shutil.copytree(place, copy) if place.is_dir() else shutil.copy2(place, copy)
+            _copy(place, copy)
         try:
             yield lambda: settled.append(True)
         except BaseException:
@@ -120,7 +130,22 @@ def _put_back(places: list[Path], kept: dict[Path, Path]) -> None:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         elif copy.is_dir():
             with atomic_folder(place) as new:
-                shutil.copytree(copy, new, dirs_exist_ok=True)
+                _copy(copy, new)
         else:
             with atomic_path(place) as new:
                 shutil.copyfile(copy, new)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Links to files stand for copies: stages replace their outputs, they never write into them."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
+    else:
+        _link(source, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)

@@ -19,11 +19,11 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.budget import as_made
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import PATIENCE_SECONDS
 from pipeline.study.reading import reading
 from pipeline.study.rows import Part
+from pipeline.work.budget_file import as_made
 
 HOLDER = ("owner", "expires", "strikes")  # of a part: who works on it is of no use elsewhere
 

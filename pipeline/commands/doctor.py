@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, cores
 from pipeline.study.health import health
+from pipeline.tracking.store import mask
 from pipeline.work.slurm import refusal
 
 MATTER = ("torch", "numpy", "optuna", "sqlalchemy", "mlflow", "dvc")  # of the packages
@@ -114,10 +117,18 @@ def _storage(root: Path, machine: Machine) -> Iterator[Finding]:
         yield Finding("connections", text, more if need > free else "")
 
 
-def _tracker(_: Path, machine: Machine) -> Iterator[Finding]:
-    uri = machine.tracking
-    if uri is None or uri == "none" or not uri.startswith("http"):
-        yield Finding("tracker", "off" if uri == "none" else "SQLite in runs/state")
+def _tracker(root: Path, machine: Machine) -> Iterator[Finding]:
+    from pipeline.tracking.store import sqlite_file, store_of
+
+    if machine.tracking == "none":
+        yield Finding("tracker", "off")
+        return
+    uri = store_of(machine, Paths(root, "")).uri
+    if file := sqlite_file(uri):
+        yield _database(file)
+        return
+    if not uri.startswith("http"):
+        yield Finding("tracker", f"{mask(uri)}, which is not asked")
         return
     plain = uri.rpartition("@")[2] if "@" in uri else uri.partition("://")[2]
     server = f"{uri.partition('://')[0]}://{plain.rstrip('/')}"
@@ -134,6 +145,23 @@ def _tracker(_: Path, machine: Machine) -> Iterator[Finding]:
             f"{server} does not answer ({why})",
             "start it, or correct `tracking`: no trial waits for it, `sync` sends what is missing",
         )
+
+
+def _database(file: Path) -> Finding:
+    if not file.exists():
+        return Finding("tracker", f"{file}, which the first sync makes")
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(" ".join(found.split()))
+            db.execute("SELECT 1 FROM experiments").fetchone()
+    except sqlite3.OperationalError as error:
+        return Finding("tracker", f"{file} cannot be used ({error})", "mend that")
+    except sqlite3.DatabaseError as error:
+        anew = "move it away, and the next sync makes another"
+        return Finding("tracker", f"{file} is damaged ({error})", anew)
+    return Finding("tracker", str(file))
 
 
 def _slurm(_: Path, machine: Machine) -> Iterator[Finding]:
@@ -171,16 +199,18 @@ def _dvc(root: Path, _: Machine) -> Iterator[Finding]:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "remote", "list"],
         cwd=root, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "10000"},  # it breaks lines where a terminal would end
     )  # fmt: skip
     if done.returncode:
         yield Finding(
             "dvc", (done.stderr.strip().splitlines() or ["fails"])[-1], "mend .dvc/config"
         )
         return
-    remotes = [line.split()[:2] for line in done.stdout.splitlines()]
+    remotes = [line.split(None, 1) for line in done.stdout.splitlines()]
     if not remotes:
         yield Finding("dvc", "no remote: outputs stay in this checkout's cache")
-    for name, url in remotes:
+    for name, rest in remotes:
+        url = rest.strip().removesuffix("(default)").strip()  # a path may have spaces
         local = "://" not in url
         gone = local and not Path(url).exists()
         yield Finding(

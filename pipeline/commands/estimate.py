@@ -22,7 +22,8 @@ from pipeline.record import open_stage
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_place
-from pipeline.settings.space import Data, Space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,17 +130,11 @@ def _folder(path: Path, data: Data) -> Images:
 
 def _npz(path: Path) -> Images:
     """The heads of an npz file's arrays."""
-    from pipeline.data.heads import shapes as shapes_of
+    from pipeline.data.readers import look_at_npz
 
-    shapes = shapes_of(path)
-    own = shapes.get("images", shapes.get("data", ()))
-    if len(own) not in (3, 4) or 0 in own:
-        return Images(f"{path}: no array `images` or `data` of images in it")
-    a, b, c = own[1:] if len(own) == 4 else (1, *own[1:])
-    shape = (c, a, b) if len(own) == 4 and c <= 4 else (a, b, c)
-    test = (*shapes.get("test_images", ()), 0)[0]
-    note = f"{own[0]:,} at {path}, {'×'.join(map(str, shape))}"
-    return Images(note, own[0], test, shape)
+    (count, *shape), test = look_at_npz(path)
+    note = f"{count:,} at {path}, {'×'.join(map(str, shape))}"
+    return Images(note, count, test, (shape[0], shape[1], shape[2]))
 
 
 def _pickle(path: Path) -> Images:

@@ -15,11 +15,13 @@ from pipeline.study.identity import search_study
 from pipeline.study.plan import belonging
 from pipeline.study.reading import reading
 from pipeline.study.rows import trials_of
+from pipeline.work.budget_file import as_worked_on
 
 
 def export_text(root: Path, machine: Machine, name: str, url: str) -> str:
     """Exports the trials of the ledger; says what is there now. Raises UserError."""
-    space, paths = load_space(root, name), Paths(root, name)
+    paths = Paths(root, name)
+    space = as_worked_on(load_space(root, name), paths)
     open_stage(paths, "prepare", [paths.manifest.name])
     study = search_study(space, read_json(paths.manifest)["sha256"])
     with reading(machine, paths) as ledger:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +14,13 @@ from statistics import median
 import numpy as np
 
 from pipeline.commands.estimate import time_steps
-from pipeline.data.image_files import DEEP, Labelled, image_files, read_image
+from pipeline.data.image_files import DEEP, IMAGE_FORMATS, Labelled, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import write_text
-from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_path
-from pipeline.settings.space import NAME, Data, Space, parse_space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import NAME, Space, parse_space
 from pipeline.settings.validation import read_yaml
 
 SIDES = (64, 32, 16, 8)  # of which the largest that most pictures have
@@ -65,13 +68,13 @@ def new_space(root: Path, machine: Machine, name: str, images: str, seconds: flo
     train, test = image_files(folder)
     pictures = _look(train + test, len(train), bool(test))
     head = _head(name, images, pictures)
-    data = Data.model_validate(_yaml_data(head, root))
+    data = Data.model_validate(_read(name, head)["data"])
     sample = [read_image(path, data) for path, _ in train[:: max(1, len(train) // LOOKED_AT)]]
     height, width, channels = sample[0].shape
     text = head + _model(sample, channels) + _parameters(pictures, (channels, height, width))
-    budget = _budget(root, machine, name, text, (channels, height, width), pictures, seconds)
+    budget = _budget(machine, name, text, (channels, height, width), pictures, seconds)
     text += budget
-    parse_space(name, _read(root, name, text), f"search_spaces/{name}.yaml")
+    parse_space(name, _read(name, text), f"search_spaces/{name}.yaml")
     write_text(file, text)
     return file
 
@@ -80,14 +83,18 @@ def _look(files: list[Labelled], train: int, test: bool) -> Pictures:
     """The heads of all files. Raises UserError for one that is no image."""
     from PIL import Image
 
+    formats = sorted(set(IMAGE_FORMATS.values()))
     sizes, colours, deep = list[tuple[int, int]](), Counter[str](), False
     for path, _ in files:
         try:
-            with Image.open(path) as image:
+            with (
+                warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+                Image.open(path, formats=formats) as image,
+            ):
                 sizes.append((image.height, image.width))
                 colours["grey" if image.mode in GREY_MODES else "rgb"] += 1
                 deep |= image.mode in DEEP
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             detail = " ".join(str(error).split())
             raise UserError(f"new: {path}: is no readable image ({detail}): remove it") from None
     side = int(median(min(size) for size in sizes))
@@ -104,7 +111,7 @@ def _head(name: str, images: str, pictures: Pictures) -> str:
         "# Every key: docs/search-space.md. `python -m pipeline check` says what it costs.",
         "data:",
         "  name: images",
-        f"  path: {images!r}",
+        f"  path: {json.dumps(images, ensure_ascii=False)}",
     ]
     if pictures.sizes > 1 or pictures.side > SIDES[0]:
         side = next((each for each in SIDES if each <= pictures.side), SIDES[-1])
@@ -159,7 +166,6 @@ def _parameters(pictures: Pictures, shape: tuple[int, int, int]) -> str:
 
 
 def _budget(
-    root: Path,
     machine: Machine,
     name: str,
     text: str,
@@ -168,7 +174,7 @@ def _budget(
     seconds: float,
 ) -> str:
     """The largest that fits into the time, by real steps of the centre's setting on one core."""
-    space: Space = parse_space(name, _read(root, name, text), f"search_spaces/{name}.yaml")
+    space: Space = parse_space(name, _read(name, text), f"search_spaces/{name}.yaml")
     step, batch, _ = time_steps(space, shape)
     data = space.data
     train = pictures.train * (1 if pictures.test else 1 - data.test.fraction)
@@ -197,16 +203,9 @@ def _budget(
     )
 
 
-def _yaml_data(text: str, root: Path) -> dict[str, object]:
-    found: dict[str, object] = _read(root, "new", text)["data"]
-    return found
-
-
-def _read(root: Path, name: str, text: str) -> dict[str, dict[str, object]]:
+def _read(name: str, text: str) -> dict[str, dict[str, object]]:
     """The text as a space's file would be read."""
-    file = Paths(root, name).state / "new.yaml"
-    write_text(file, text)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{name}.yaml"
+        write_text(file, text)
         return read_yaml(file, f"search_spaces/{name}.yaml")
-    finally:
-        file.unlink()

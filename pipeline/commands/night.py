@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
 from pipeline.paths import Paths
 from pipeline.settings import deadline
@@ -78,13 +79,33 @@ class Night:
 
 
 def read_nights(root: Path) -> list[dict[str, Any]]:
-    """All summaries in the order in which the nights began; of who died at work it is said."""
-    folder = Paths(root, "").nights
-    nights = [read_json(file) for file in folder.glob("*/summary.json")]
+    """All summaries in the order in which the nights began; of who died at work it is said.
+
+    A damaged one keeps nobody from tonight's: it is a night without sweeps that says so.
+    """
+    nights = [_read(file) for file in Paths(root, "").nights.glob("*/summary.json")]
     for night in nights:
         if night["state"] == "at work" and is_here(night["owner"]) and is_dead(night["owner"]):
             _bury(night)
-    return sorted(nights, key=lambda night: (night["started"], night["night"]))
+    return sorted(nights, key=_began)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        night = read_json(file)
+        found = {key: night[key] for key in ("state", "until", "seconds", "owner", "sweeps")}
+        _began(night)
+        [sweep["name"] + sweep["state"] for sweep in found["sweeps"]]
+        return {**night, "night": file.parent.name}
+    except (UserError, LookupError, TypeError, ValueError):
+        began = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
+        return {"night": file.parent.name, "state": "damaged", "sweeps": [],
+                "started": began.isoformat(timespec="seconds")}  # fmt: skip
+
+
+def _began(night: dict[str, Any]) -> tuple[float, str]:
+    """By the clock of the world: the hour before summer time ends is there twice."""
+    return datetime.fromisoformat(night["started"]).timestamp(), night["night"]
 
 
 def mark_killed(root: Path) -> None:

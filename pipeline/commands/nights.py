@@ -50,6 +50,9 @@ def draw(root: Path) -> Path | None:
 
 
 def _rows(night: dict[str, Any]) -> list[tuple[str, ...]]:
+    if night["state"] == "damaged":
+        said = "its summary.json is damaged: remove it"
+        return [(night["night"], "", said, *[""] * (len(COLUMNS) - 3))]
     return [
         (
             night["night"],

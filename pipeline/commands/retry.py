@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,13 +54,12 @@ def retry_failed(root: Path, machine: Machine, name: str, number: int | None) ->
             opened += [(candidate, runs, lost, [])] if lost else []
     if not opened:
         raise UserError(nothing)
-    lines = []
-    for each, known, these, after in opened:
-        with _nobody_at_work(paths, each, name):
-            ledger.reopen(each.id, these, after, len(known))
-        lines.append(_said(each, known, these, after))
+    with ExitStack() as locks:
+        for each, _, _, _ in opened:
+            locks.enter_context(_nobody_at_work(paths, each, name))
+        ledger.reopen_all([(s.id, these, after, len(known)) for s, known, these, after in opened])
     return [
-        *lines,
+        *(_said(*each) for each in opened),
         f"go on with `python -m pipeline run {name}`, or `dvc repro --force` its stages",
     ]
 
@@ -91,7 +90,8 @@ def _nobody_at_work(paths: Paths, study: Study, name: str) -> Iterator[None]:
     try:
         with FileLock(folder / "lock", timeout=0):
             yield
-    except (Timeout, AtWork):
+    except (Timeout, AtWork) as error:
+        busy = error if isinstance(error, AtWork) else study.id
         raise UserError(
-            f"retry {name}: study {study.id} is being worked on: wait for its end or stop it first"
+            f"retry {name}: study {busy} is being worked on: wait for its end or stop it first"
         ) from None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import Interrupted
+from pipeline.commands.stage import run_stage
 from pipeline.paths import STAGES, Paths
 from pipeline.record import open_inputs
 from pipeline.settings.machine import Machine
-from pipeline.settings.snapshot import check_unchanged, open_settings, save, under_dvc
+from pipeline.settings.snapshot import open_settings, save, under_dvc
 from pipeline.settings.space import Space
 
 BUDGETED = ("search", "retrain")  # whose outputs have a budget
@@ -23,9 +21,9 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
     Raises UserError; Interrupted, also at `machine.until` where there is no answer by then.
     """
     paths = Paths(root, name)
-    space = open_settings(stages[0], paths)
+    file = space = open_settings(stages[0], paths)
     if STAGES.index(stages[0]) > STAGES.index("search") and not under_dvc(stages[0], name):
-        from pipeline.study.budget import as_made
+        from pipeline.work.budget_file import as_made
 
         space = as_made(space, paths)
     open_inputs(stages[0], space, paths)
@@ -35,45 +33,33 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         space = answer(space, machine, paths)
     else:
         save(space, paths, stages[0])
-        _run_all(stages, space, machine, paths)
+        _run_all(stages, file, space, machine, paths)
     if stages[-1] not in ("evaluate", "render"):
         return ""
-    from pipeline.commands.summary import result_text
+    from pipeline.commands.result import result_text
 
     return result_text(space, machine, paths, stages[-1])
 
 
-def _run_all(stages: tuple[str, ...], space: Space, machine: Machine, paths: Paths) -> None:
-    """With the budget of the space."""
+def _run_all(
+    stages: tuple[str, ...], file: Space, space: Space, machine: Machine, paths: Paths
+) -> None:
+    """With the budget of the space, which may be another than the file's."""
     if stages == ("prepare",):
         run_stage("prepare", space, machine, paths)
         return
-    from pipeline.study.budget import keep_budget
+    from pipeline.study.ledger import Ledger, storage_url
+    from pipeline.study.workers import resume_cancelled
     from pipeline.sync.follow import following
+    from pipeline.work.budget_file import keep_budget
 
+    if any(stage in BUDGETED for stage in stages):
+        with closing(Ledger(storage_url(machine, paths))) as ledger:
+            resume_cancelled(ledger, space.name)
     before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
     with following(space, machine, paths, before) as ended:
         for stage in stages:
             run_stage(stage, space, machine, paths)
             if stage in BUDGETED:
-                keep_budget(space, space, paths)
+                keep_budget(file, space, paths)
             ended(stage)
-
-
-def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: Any) -> None:
-    """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
-    from pipeline.work.reserve import timed
-
-    try:
-        with timed(stage, paths):
-            import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)
-        check_unchanged(stage, space, paths)
-    except KeyboardInterrupt:  # which Typer would let go without a word
-        raise Interrupted(
-            f"{stage} {space.name}: interrupted: the same command starts it again"
-        ) from None
-
-
-def say(line: str) -> None:
-    """Tells whoever waits for the command what it decides on the way."""
-    print(line, file=sys.stderr, flush=True)

@@ -54,9 +54,10 @@ def _nothing(root: Path, names: list[str]) -> str:
 
 def _sweep(root: Path, space: Space, machine: Machine, ledger: Ledger) -> list[str]:
     from pipeline.commands.workers import workers_lines
-    from pipeline.study.budget import as_made, budget_text
+    from pipeline.study.budget import budget_text
     from pipeline.study.watch import Stage
     from pipeline.sync.lag import lag_line
+    from pipeline.work.budget_file import as_made
 
     blocks, paths = [], Paths(root, space.name)
     current = current_studies(space, paths)
@@ -105,6 +106,13 @@ def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None) -> Iterato
     best = min(trials, key=_value, default=None)
     if best and math.isfinite(_value(best)):
         yield f"  best: {best.number} with NELBO {_value(best):.2f} nats{_after(best, current)}"
+    elif stage and trials and watch and kind == Kind.SEARCH and stage.is_over:
+        name = watch.space.name
+        yield (
+            f"  no trial has succeeded: change what search_spaces/{name}.yaml searches (a lower lr,"
+            " if they diverged), set search.fallback, or train them again by `python -m pipeline"
+            f" retry {name}`"
+        )
     if watch and kind == Kind.SEARCH and len(watch.space.search.pauses) > 1:
         yield f"  rungs: {_rungs(watch)}"
     if stage and watch and kind == Kind.CANDIDATE:

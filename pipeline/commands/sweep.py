@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.commands.answer import answer
 from pipeline.commands.night import Night, mark_killed
-from pipeline.commands.run import say
+from pipeline.commands.stage import say
 from pipeline.commands.standing import Standing, gained, standing
 from pipeline.errors import Interrupted, OutOfTime, UserError, of_the_disk
 from pipeline.files import read_json, write_text
@@ -28,12 +28,13 @@ from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
-from pipeline.study.budget import as_made, budget_text, with_budget
+from pipeline.study.budget import budget_text, with_budget
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.reading import reading
 from pipeline.study.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
+from pipeline.work.budget_file import as_made, as_worked_on
 from pipeline.work.lineage import NIGHT
 from pipeline.work.owners import host_name, is_dead, is_here, owner_name, process_number
 
@@ -136,7 +137,7 @@ def _share(until: datetime | None, waiting: int) -> datetime | None:
 def _trials(file: Space, before: Standing, paths: Paths, add: int | None) -> int:
     """How many are asked for this time: never fewer than there are outputs of."""
     if add is None:
-        return max(file.search.trials, as_made(file, paths).search.trials)
+        return as_worked_on(file, paths).search.trials
     done = 0
     with suppress(OSError, UserError, KeyError):
         study = search_study(file, read_json(paths.manifest)["sha256"])
@@ -228,12 +229,16 @@ def _lost() -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM, as of a timer's end, is heard like Ctrl-C, between stages too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, as of a timer's end, and a hang-up are heard like Ctrl-C, between stages too."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    for kind, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(kind, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @contextmanager

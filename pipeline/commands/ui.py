@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.commands.guard import guarded
 from pipeline.errors import UserError
@@ -13,46 +15,59 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import space_names
 
+if TYPE_CHECKING:
+    from pipeline.tracking.store import Store
+
 
 def serve_ui(root: Path, machine: Machine, port: int) -> int:
     """Serves MLflow's pages on the loopback interface until Ctrl-C or SIGTERM; its exit code.
 
-    The server's processes end with this one, also when it is killed.
+    The server's processes end with this one, also when it is killed. Whose the store is not is
+    shown what it holds now.
     """
-    from pipeline.tracking.store import (
-        MirrorUnavailable,
-        connect,
-        outages,
-        store_of,
-        ui_command,
-        write_app,
-    )
-    from pipeline.tracking.views import links
+    from pipeline.tracking.store import MirrorUnavailable, readable, sqlite_file, store_of
 
-    paths = Paths(root, "")
-    uri = store_of(machine, paths).uri
-    argv, extra = ui_command(paths, machine.tracking, port)
-    try:
-        client = connect(uri)  # creates the store, so that the server need not
-        with outages(uri):
-            found = {name: client.get_experiment_by_name(name) for name in space_names(root)}
-    except MirrorUnavailable as error:
-        raise UserError(f"ui: {error}: start or mend it; a store that is deleted is built anew by"
-                        " `python -m pipeline sync`") from None  # fmt: skip
-    write_app(paths)
-    server = f"http://127.0.0.1:{port}"
-    print(f"MLflow: {server} (Ctrl-C ends it)", file=sys.stderr)
-    for name, experiment in found.items():
-        if experiment:
-            print(f"  {name}: {runs_page(server, experiment.experiment_id)}", file=sys.stderr)
-            for what, link in links(experiment.tags, experiment.experiment_id).items():
-                print(f"    {what}: {server}/{link}", file=sys.stderr)
+    store = store_of(machine, Paths(root, ""))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with guarded(argv, {**os.environ, **extra}) as process:
-            return process.wait()
+        with readable(store.uri) as uri:
+            if uri != store.uri:
+                file = sqlite_file(store.uri)
+                _say(f"{file} may not be written by you: this is a copy of what it holds now")
+            return _serve(root, store._replace(uri=uri), port)
     except KeyboardInterrupt:
         return 0
+    except MirrorUnavailable as error:
+        raise UserError(f"ui: {error}, then try again") from None
+
+
+def _serve(root: Path, store: Store, port: int) -> int:
+    from pipeline.tracking.moved import came_along, take_along
+    from pipeline.tracking.store import connect, outages, ui_command, write_app
+    from pipeline.tracking.views import links
+
+    with tempfile.TemporaryDirectory() as folder:
+        argv, extra = ui_command(store, Path(folder), port)
+        client = connect(store.uri)  # creates the store, so that the server need not
+        with outages(store.uri):
+            found = {name: client.get_experiment_by_name(name) for name in space_names(root)}
+        for name, experiment in found.items():
+            if experiment and came_along(store, name, experiment.artifact_location):
+                take_along(store, name, experiment.artifact_location)
+        write_app(Path(folder))
+        server = f"http://127.0.0.1:{port}"
+        _say(f"MLflow: {server} (Ctrl-C ends it)")
+        for name, experiment in found.items():
+            if experiment:
+                _say(f"  {name}: {runs_page(server, experiment.experiment_id)}")
+                for what, link in links(experiment.tags, experiment.experiment_id).items():
+                    _say(f"    {what}: {server}/{link}")
+        with guarded(argv, {**os.environ, **extra}) as process:
+            return process.wait()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def runs_page(server: str, experiment_id: str) -> str:

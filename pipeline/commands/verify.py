@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.audit import stores
 from pipeline.audit.book import Book, read_book
@@ -14,6 +15,9 @@ from pipeline.paths import STAGES, Paths
 from pipeline.seeds import derive_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
+
+if TYPE_CHECKING:
+    from pipeline.study.ledger import Ledger
 
 
 def verify(
@@ -30,8 +34,8 @@ def verify(
     Trains so many trials again, and measures the winner's weights again if asked to. Writes
     nothing. Raises UserError if there is no search to audit.
     """
-    from pipeline.study.budget import as_made
     from pipeline.study.reading import has_ledger
+    from pipeline.work.budget_file import as_made
 
     paths = Paths(root, name)
     space = as_made(load_space(root, name), paths)
@@ -56,17 +60,17 @@ def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None
             audit.look("MLflow", lambda: _mlflow(book, machine, ledger))
 
 
-def _mlflow(book: Book, machine: Machine, ledger: object) -> Iterator[str]:
+def _mlflow(book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
     from pipeline.sync.sweep import Sweep
     from pipeline.tracking.compare import differences
     from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
     be_patient()
-    runs = Sweep(book.space, book.paths, ledger).changes()  # type: ignore[arg-type]
+    runs = Sweep(book.space, book.paths, ledger).changes()
     try:
         yield from differences(store_of(machine, book.paths).uri, book.space.name, runs)[1]
     except MirrorUnavailable as error:
-        raise UserError(f"{error}: leave it out with --no-mlflow") from None
+        raise UserError(f"{error}, or leave it out with --no-mlflow") from None
 
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,19 @@ from pipeline.files import atomic_path, write_text
 from pipeline.paths import Paths
 from pipeline.record import is_made, open_stage
 from pipeline.results.states import Kind
-from pipeline.seeds import derive_seed, digest
+from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine
+from pipeline.settings.space import NAME
 from pipeline.settings.validation import read_yaml
-from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.ledger import Ledger
 from pipeline.study.reading import reading
 from pipeline.study.receipt import read_studies
+from pipeline.study.rows import Trial
 from pipeline.tracking.store import MirrorUnavailable, find_run, store_of
 from pipeline.work.lineage import code_sha256, unpack
 
 ELSEWHERE = "not known: the ledger of this checkout has no trials of the study"
+NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a checkout that another user has
 COMMON = ("git_commit", "git_dirty", "code_sha256", "lock_sha256", "host")
 
 
@@ -30,8 +36,8 @@ def where_text(root: Path, machine: Machine, run_id: str) -> str:
     try:
         name, tags = find_run(store_of(machine, Paths(root, "")).uri, run_id)
     except MirrorUnavailable as error:
-        raise UserError(f"where {run_id}: {error}: start it, then try again") from None
-    if "kind" not in tags:
+        raise UserError(f"where {run_id}: {error}, then try again") from None
+    if not _is_ours(name, tags):
         raise UserError(
             f"where {run_id}: this run of experiment {name} was not made by this pipeline: choose"
             " a study, trial or candidate"
@@ -40,13 +46,29 @@ def where_text(root: Path, machine: Machine, run_id: str) -> str:
         return _text(root, ledger, name, run_id, tags)
 
 
+def _is_ours(name: str, tags: dict[str, str]) -> bool:
+    """Whether a run has the tags that ours have. They become paths, and commands to be pasted."""
+    is_run = tags.get("kind") in ("trial", "candidate")
+    return (
+        NAME.fullmatch(name) is not None
+        and tags.keys() >= {"study", "data_sha256", "mlflow.runName"}
+        and (tags.get("kind") == "study" or (is_run and tags.get("number", "").isdecimal()))
+        and re.fullmatch("[0-9a-f]*", tags.get("git_commit", "")) is not None
+    )
+
+
 def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, str]) -> str:
     paths, trials = Paths(root, name), _trials(ledger, tags)
     is_study = tags["kind"] == "study"
     if is_study:  # which has no lineage of its own, its trials have
         tags = _lineage(trials) | tags
     source = _source(ledger, trials)
-    saved = _save(paths.state / "origins" / run_id, name, source)
+    try:
+        saved = _save(paths.state / "origins" / run_id, name, source)
+    except OSError as error:
+        if error.errno not in NOT_MINE:
+            raise
+        saved = _save(Path(tempfile.mkdtemp(prefix="origin-")), name, source)
     known = trials or not is_study
     made_on = f"{tags.get('host', 'a host that is not recorded')}, {_arithmetic(tags)}"
     lines = [
@@ -154,8 +176,9 @@ def _seeds(ledger: Ledger, name: str, tags: dict[str, str]) -> str:
         return "the study is not in this checkout's ledger"
     if tags["kind"] == "study":
         return f"search {spec['search']['seed']}"
-    label, seed = ("seed", spec["seed"]) if "seed" in spec else ("trial", spec["search"]["seed"])
-    return f"search {seed}, this run {derive_seed(seed, label, int(tags['number']))}"
+    fresh = "seed" in spec  # a candidate's
+    seed = spec["seed"] if fresh else spec["search"]["seed"]
+    return f"search {seed}, this run {trial_seed(seed, int(tags['number']), fresh=fresh)}"
 
 
 def _spec(ledger: Ledger, name: str, study: str) -> dict[str, Any] | None:
@@ -194,6 +217,9 @@ def _locked_outs(root: Path, entry: str) -> list[dict[str, Any]] | None:
     if not lock.exists():
         return None
     try:
-        return read_yaml(lock, "dvc.lock")["stages"].get(entry, {}).get("outs")
+        outs: list[dict[str, Any]] | None = (
+            read_yaml(lock, "dvc.lock")["stages"].get(entry, {}).get("outs")
+        )
+        return outs
     except (KeyError, AttributeError):
         raise UserError("dvc.lock must hold what DVC writes: restore it from Git") from None

@@ -12,8 +12,8 @@ import psutil
 from pipeline.errors import UserError
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of its arrays by name.
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of the shapes and types of its own, by name; they hold nothing and take no memory.
 
     Raises UserError if it is no npz file, or says that it holds more than it does, or more than
     this machine could.
@@ -27,7 +27,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 raise UserError(
                     f"{path}: must be an npz file, but got a zip of others: use numpy.savez"
                 )
-            found = {e.filename.removesuffix(".npy"): _shape(archive, e) for e in entries}
+            found = {e.filename.removesuffix(".npy"): _array(archive, e) for e in entries}
     except UserError:
         raise
     except Exception as error:
@@ -47,7 +47,7 @@ def unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be read as npz ({detail:.200}): write it again")
 
 
-def _shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, ...]:
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as member:
         first = np.lib.format.read_magic(member) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
@@ -55,7 +55,7 @@ def _shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, ...]:
         held = entry.file_size - member.tell()
     if not dtype.hasobject and (min(shape, default=0) < 0 or _bytes(shape, dtype) != held):
         raise ValueError(f"{entry.filename} says {shape} of {dtype}, but holds {held} bytes")
-    return shape
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:

@@ -15,7 +15,7 @@ from pipeline.data import heads, unpickle
 from pipeline.data.image_files import ONE_CLASS, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.settings.space import Data
+from pipeline.settings.sections import Data
 
 ARRAYS = ("images", "data", "labels", "test_images", "test_labels")
 MAX_CHANNELS = 4
@@ -62,6 +62,13 @@ def read_npz(path: Path) -> RawData:
     out. Raises UserError.
     """
     return _raw_data(_arrays(path), path, {path.name: sha256_of(path)})
+
+
+def look_at_npz(path: Path) -> tuple[tuple[int, ...], int]:
+    """The shape (N, C, H, W) of the images that `read_npz` would read, and how many are for the
+    test, by what the file says that it holds. Raises UserError, as `read_npz` would."""
+    train, test = _images(heads.arrays(path), path)
+    return train.shape, len(test) if test is not None else 0
 
 
 def read_images(folder: Path, data: Data | None = None) -> RawData:
@@ -130,7 +137,7 @@ def read_pickle(path: Path, downloads: Path) -> RawData:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    heads.shapes(path)
+    heads.arrays(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -154,6 +161,25 @@ def _check_names(names: set[str], where: Path) -> None:
 
 
 def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]) -> RawData:
+    train, test = _images(arrays, where)
+    labels = _labels(arrays.get("labels"), len(train))
+    test_labels = _labels(arrays.get("test_labels"), len(test) if test is not None else 0)
+    names, indices = np.unique(np.concatenate([labels, test_labels]), return_inverse=True)
+    classes = [str(name) for name in names] if "labels" in arrays else [ONE_CLASS]
+    indices = indices.astype(np.int64)
+    return RawData(
+        np.ascontiguousarray(train),
+        indices[: len(train)],
+        np.ascontiguousarray(test) if test is not None else None,
+        indices[len(train) :] if test is not None else None,
+        classes,
+        source,
+    )
+
+
+def _images(arrays: dict[str, np.ndarray], where: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Views (N, C, H, W) of the images, and of those for the test. Raises UserError if anything
+    about names, shapes and types is wrong."""
     _check_names(set(arrays), where)
     train = _channels_first(arrays["images" if "images" in arrays else "data"], where)
     test = None
@@ -164,17 +190,13 @@ def _raw_data(arrays: dict[str, np.ndarray], where: Path, source: dict[str, str]
                 f"{where}: test images must have the shape of the others, {train.shape[1:]},"
                 f" but got {test.shape[1:]}: resize them"
             )
-    labels = _labels(arrays.get("labels"), len(train), where)
-    test_labels = _labels(arrays.get("test_labels"), len(test) if test is not None else 0, where)
-    names, indices = np.unique(np.concatenate([labels, test_labels]), return_inverse=True)
-    classes = [str(name) for name in names] if "labels" in arrays else [ONE_CLASS]
-    indices = indices.astype(np.int64)
-    of_test = indices[len(train) :] if test is not None else None
-    return RawData(train, indices[: len(train)], test, of_test, classes, source)
+    _check_labels(arrays.get("labels"), len(train), where)
+    _check_labels(arrays.get("test_labels"), len(test) if test is not None else 0, where)
+    return train, test
 
 
 def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
-    """Checked images as C-contiguous uint8 (N, C, H, W)."""
+    """A view (N, C, H, W) of checked images."""
     if images.dtype != np.uint8:
         raise UserError(
             f"{where}: images must be 8-bit values (uint8), but got {images.dtype}: scale them to"
@@ -186,19 +208,19 @@ def _channels_first(images: np.ndarray, where: Path) -> np.ndarray:
             f" got {images.shape}: reshape them"
         )
     if images.ndim == 3:
-        return np.ascontiguousarray(images[:, None])
+        return images[:, None]
     last, first = images.shape[3] <= MAX_CHANNELS, images.shape[1] <= MAX_CHANNELS
     if last == first:
         raise UserError(
             f"{where}: exactly one of the axes 1 and 3 of the images must be at most"
             f" {MAX_CHANNELS} long, the channels, but got {images.shape}: reshape them"
         )
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if last else images)
+    return images.transpose(0, 3, 1, 2) if last else images
 
 
-def _labels(labels: np.ndarray | None, count: int, where: Path) -> np.ndarray:
+def _check_labels(labels: np.ndarray | None, count: int, where: Path) -> None:
     if labels is None:
-        return np.zeros(count, np.int64)
+        return
     if labels.shape != (count,):
         raise UserError(
             f"{where}: there must be one label an image, ({count},), but got {labels.shape}:"
@@ -208,4 +230,9 @@ def _labels(labels: np.ndarray | None, count: int, where: Path) -> np.ndarray:
         raise UserError(
             f"{where}: labels must be integers or text, but got {labels.dtype}: convert"
         )
+
+
+def _labels(labels: np.ndarray | None, count: int) -> np.ndarray:
+    if labels is None:
+        return np.zeros(count, np.int64)
     return labels if labels.dtype.kind == "U" else labels.astype(np.int64)

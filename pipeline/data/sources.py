@@ -26,7 +26,7 @@ from pipeline.files import atomic_path, sha256_of
 from pipeline.paths import Paths, main_checkout
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_data import own_path
-from pipeline.settings.space import KNOWN_DATA, Data
+from pipeline.settings.sections import KNOWN_DATA, Data
 
 LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")

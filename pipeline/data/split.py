@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.data.readers import RawData
 from pipeline.data.reference import Split
 from pipeline.errors import UserError
-from pipeline.settings.space import Data, TestSplit, Validation
+from pipeline.settings.sections import Data, TestSplit, Validation
 
 SPLITS = ("train", "validation", "test")
 

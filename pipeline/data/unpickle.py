@@ -64,7 +64,8 @@ class _Dtype:
     def to_numpy(self) -> np.dtype:
         if not re.fullmatch(r"[<>|=][biufU]\d{1,4}", f"{self.order:.9}{self.code:.9}"):
             raise UserError(f"an array must hold numbers or text, but got type {self.code:.9}")
-        return np.dtype(self.order + self.code)
+        known: np.dtype = np.dtype(self.order + self.code)
+        return known
 
 
 class _Array:

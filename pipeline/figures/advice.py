@@ -19,7 +19,8 @@ from pipeline.figures.trials import (
 )
 from pipeline.results.states import RANKED, State
 from pipeline.settings.hyperparameters import Choices, Domain
-from pipeline.settings.space import PRUNERS, Search, Space
+from pipeline.settings.sections import PRUNERS, Search
+from pipeline.settings.space import Space
 
 EDGE = 0.03  # share of a range, on its own scale, that counts as its edge
 IDLE = 0.02  # importance below which a hyperparameter seems not to matter
@@ -272,13 +273,19 @@ def seed_noise(candidates: pd.DataFrame) -> list[str]:
 
 
 def failures(trials: pd.DataFrame) -> list[str]:
-    """Failed trials by reason."""
+    """Failed trials by reason, and what to do where there are no others."""
     failed = trials[trials["state"] == State.FAILED]
     reasons = failed["reason"].fillna("no reason given").value_counts(sort=False)
-    return [
+    lines = [
         f"{count} of {len(trials)} trials failed: {reason}"
         for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
+    if len(trials) and not trials["state"].isin(RANKED).any():
+        lines.append(
+            "No trial has succeeded, so the winner is search.fallback, and the search has found"
+            " nothing: narrow the ranges around it (a lower lr, if they diverged), search again."
+        )
+    return lines
 
 
 def _ordered(domain: Domain) -> bool:

@@ -13,7 +13,8 @@ from pipeline.figures.inputs import Inputs
 from pipeline.figures.passes import Array, Posterior
 from pipeline.figures.report import Plate
 from pipeline.figures.trials import finished
-from pipeline.settings.space import Render, Space
+from pipeline.settings.sections import Render
+from pipeline.settings.space import Space
 from pipeline.vae.model import VAE
 
 FIRST, BEST = "first epoch", "best epoch"

@@ -43,7 +43,7 @@ def mosaic(images: Array, columns: int, gap: int = 1) -> Array:
 
 def strip_height(strips: int, columns: int, images: Array, width: float = style.WIDTH) -> float:
     """Inches that `strips` rows of `columns` tiles need at the given width, labels included."""
-    tile = (width - 1.5) / columns * images.shape[2] / images.shape[3]
+    tile: float = (width - 1.5) / columns * images.shape[2] / images.shape[3]
     return strips * min(tile, 1.2)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from pipeline.figures import style
 from pipeline.figures.images import mosaic, show_strip, strip_height
@@ -51,7 +51,8 @@ def _as_is(mu: Array) -> Array:
 def _pca(mu: Array) -> Array:
     from sklearn.decomposition import PCA
 
-    return PCA(n_components=2, svd_solver="full").fit_transform(mu)
+    points: Array = PCA(n_components=2, svd_solver="full").fit_transform(mu)
+    return points
 
 
 def _tsne(mu: Array) -> Array:
@@ -59,7 +60,8 @@ def _tsne(mu: Array) -> Array:
 
     perplexity = min(30.0, (len(mu) - 1) / 3)
     model = TSNE(perplexity=perplexity, max_iter=1000, init="pca", random_state=SEED, n_jobs=1)
-    return model.fit_transform(mu)
+    points: Array = model.fit_transform(mu)
+    return points
 
 
 def _umap(mu: Array) -> Array:
@@ -69,7 +71,8 @@ def _umap(mu: Array) -> Array:
         from umap import UMAP
 
         model = UMAP(n_neighbors=min(15, len(mu) - 1), random_state=SEED, n_jobs=1)
-        return model.fit_transform(mu)
+        points: Array = model.fit_transform(mu)
+    return points
 
 
 def scatters(by_model: dict[str, dict[str, Array]], labels: Array, classes: list[str]) -> Figure:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.vae import measure
 
 if TYPE_CHECKING:
     from pipeline.vae.model import VAE
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = NDArray[Any]
 
 BATCH = 256  # images a pass: bounds the memory of a wide convolution
 
@@ -27,17 +28,20 @@ class Posterior:
 
     def activity(self) -> Array:
         """Var_x(E_q[z_j]) of every dimension (Burda et al., 1509.00519), (latent,)."""
-        return self.mu.var(axis=0)
+        variance: Array = self.mu.var(axis=0)
+        return variance
 
     def kl(self) -> Array:
         """KL(q(z_j|x) || p(z_j)) averaged over the images in nats, (latent,)."""
         mu, log_var = self.mu.astype(np.float64), self.log_var.astype(np.float64)
-        return 0.5 * (mu**2 + np.exp(log_var) - log_var - 1).mean(axis=0)
+        nats: Array = 0.5 * (mu**2 + np.exp(log_var) - log_var - 1).mean(axis=0)
+        return nats
 
     def sample(self, index: int, count: int, noise: np.random.Generator) -> Array:
         """Draws from the posterior of one image, (count, latent)."""
         epsilon = noise.standard_normal((count, self.mu.shape[1]), dtype=np.float32)
-        return self.mu[index] + np.exp(0.5 * self.log_var[index]) * epsilon
+        drawn: Array = self.mu[index] + np.exp(0.5 * self.log_var[index]) * epsilon
+        return drawn
 
 
 def seen(vae: VAE, images: Array) -> Array:

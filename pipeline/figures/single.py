@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 from matplotlib.figure import Figure
@@ -49,14 +49,15 @@ class Single:
     def _plates(self, name: str) -> Iterator[Plate]:
         """Those of the sections up to that with the figure."""
         space, inputs = self._space, self._inputs
-        for draw in (
+        sections: tuple[Callable[[], list[Plate]], ...] = (
             lambda: atlas.search_plates(
                 space, inputs, importance(inputs.trials, space.searched, inputs.parts)
             ),
             lambda: atlas.training_plates(space.render, inputs, self._gallery),
             lambda: atlas.picture_plates(space.render, self._gallery),
             lambda: atlas.latent_plates(space.render, inputs, self._gallery),
-        ):
+        )
+        for draw in sections:
             plates = draw()
             if name in {plate.name for plate in plates}:
                 yield from plates

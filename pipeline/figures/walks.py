@@ -55,7 +55,8 @@ def spherical(start: Array, end: Array, steps: int) -> Array:
     if np.sin(angle) < 1e-4:
         return linear(start, end, steps)
     t = np.linspace(0, 1, steps)[:, None]
-    return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+    arc: Array = (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+    return arc
 
 
 def traversals(start: Array, dims: Array, steps: int, limit: float) -> Array:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field
 
@@ -58,7 +59,7 @@ def _declared(entry: ast.AnnAssign) -> Declared:
         given = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
         if call.args:
             given["default"] = ast.literal_eval(call.args[0])
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError("what is declared must be written out, not computed") from None
     if unknown := given.keys() - KEYWORDS:
         raise ValueError(f"hyperparameter() has no `{min(unknown)}`: use {', '.join(KEYWORDS)}")
@@ -79,14 +80,18 @@ def _kind(annotation: str, given: dict[str, Any]) -> Any:
     if name == "bool":
         kind = bool
     elif name == "str":
-        if not given.get("choices"):
+        choices = given.get("choices")
+        if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
             raise ValueError("text needs `choices`: list them")
-        kind = Literal[tuple(given["choices"])]
+        kind = Literal[tuple(choices)]
     elif (name in NUMBERS or name in LISTS) and (optional or not rest):
         low, high = given.get("low"), given.get("high")
-        if low is None or high is None or not low <= high:
+        if not _is_number(low) or not _is_number(high) or not low <= high:
             raise ValueError("a number has a range: give `low` and `high`")
-        kind = Annotated[NUMBERS.get(name, int), Field(ge=low, le=high)]
+        of = NUMBERS.get(name, int)
+        if of is int and (low, high) != (low // 1, high // 1):
+            raise ValueError("an integer has whole numbers as `low` and `high`: give such")
+        kind = Annotated[of, Field(ge=low, le=high)]
         if name in LISTS:
             kind = Annotated[list[kind], Field(min_length=1)]
     else:
@@ -95,3 +100,7 @@ def _kind(annotation: str, given: dict[str, Any]) -> Any:
             f" {annotation}"
         )
     return kind | None if optional else kind
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

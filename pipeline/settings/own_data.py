@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ from pipeline.files import write_json
 from pipeline.paths import Paths, main_checkout
 
 if TYPE_CHECKING:
-    from pipeline.settings.space import Data
+    from pipeline.settings.sections import Data
 
 RACY_SECONDS = 2.0  # a file changed so lately may change again without showing in its times
+
+DEPTH = 3  # of an image within a folder: train/CLASS/FILE
 
 Known = dict[str, list[int | str]]  # file: what identifies its state, and its SHA-256
 
@@ -50,13 +53,16 @@ def own_sha256(data: Data, paths: Paths) -> str | None:
     path = own_place(data, paths.root)
     cache = paths.state / "own_data" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     known = _read(cache)
-    files = sorted(each for each in path.rglob("*") if _counts(each)) if path.is_dir() else [path]
+    files = sorted(_files(path, DEPTH)) if path.is_dir() else [path]
     now: Known = {}
     hasher = hashlib.sha256()
     for file in files:
         name = file.relative_to(path).as_posix()
         now[name] = _entry(file, known.get(name))
-        hasher.update(f"{now[name][-1]}  {name}\n".encode())
+        line = name.replace("\\", r"\\").replace(
+            "\n", r"\n"
+        )  # else a name could look like two files
+        hasher.update(f"{now[name][-1]}  {line}\n".encode(errors="surrogateescape"))
     settled = {name: entry for name, entry in now.items() if _is_old(entry)}
     if settled != known:
         write_json(cache, settled)
@@ -70,9 +76,15 @@ def _is_there(path: Path, folder: bool) -> bool:
         raise UserError(f"data.path: {str(path)!r:.80}: {error.strerror}: correct it") from None
 
 
-def _counts(file: Path) -> bool:
-    """Hidden files are no images, and readers leave them out."""
-    return not file.name.startswith(".") and file.is_file()
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Those that readers see: behind links too, but nothing that is hidden."""
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            yield entry
+        elif depth > 1 and entry.is_dir():
+            yield from _files(entry, depth - 1)
 
 
 def _entry(file: Path, known: list[int | str] | None) -> list[int | str]:

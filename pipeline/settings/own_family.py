@@ -23,6 +23,15 @@ from pipeline.settings.validation import Section, explain
 LATER = {"residual": "Residual"}
 OUR_FAMILIES = Path(__file__).parents[1] / "vae" / "families"
 MOST_BYTES = 1_000_000
+# What a record, a table or a study already has beside the hyperparameters: one name, one meaning.
+TAKEN = {
+    "likelihood", "sigma", "sources",  # of a model
+    "shape", "data", "data_sha256",  # of config.json
+    "number", "state", "epochs", "best_epoch", "reason",  # of trials.csv
+    "candidate", "best_or_equal", "seeds", "dropped_after", "weights",  # of candidates.csv
+    "winner",
+    "log10_lr",  # of MLflow's columns
+}  # fmt: skip
 OURS = "pipeline.vae"  # all of the checkout that a family may import: a model carries it
 
 
@@ -150,6 +159,8 @@ def _check_name(
     families: tuple[str, ...],
     declared: dict[str, Declared],
 ) -> None:
+    if key in TAKEN or key.endswith("_nats") or key[0] == "_" or hasattr(Hyperparameters, key):
+        raise ValueError(f"{name}.{key}: the name has another meaning here: rename it")
     if key in Hyperparameters.model_fields and key not in Hyperparameters.readers:
         raise ValueError(f"{name}.{key}: every family has a hyperparameter {key}: rename it")
     if others := set(families) & set(Hyperparameters.readers.get(key, ())):

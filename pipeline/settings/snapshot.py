@@ -52,7 +52,7 @@ def own_data(root: Path) -> None:
             space = load_space(root, name)
             digests |= {f"{name}: {file}": each.sha256 for file, each in space.sources.items()}
             digests[name] = own_sha256(space.data, Paths(root, name))
-        except UserError:  # which the sweep's own stages say
+        except (UserError, OSError):  # which the sweep's own stages say
             digests[name] = None
     found = {name: sha256 for name, sha256 in digests.items() if sha256}
     write_json(root / "runs" / "own_data.json", found)
@@ -151,7 +151,8 @@ def _own(space: Space, data: dict[str, Any], paths: Paths, stage: str) -> str | 
     if stage not in ("settings", "prepare") and before.exists():
         recorded = read_json(before)
         if _settings(recorded) == data:
-            return recorded.get(OWN)
+            digest: str | None = recorded.get(OWN)
+            return digest
     return own_sha256(space.data, paths)
 
 
@@ -213,4 +214,5 @@ def _locked(lock: Path, stage: str, file: str) -> dict[str, Any] | None:
     if not lock.exists():
         return None
     stages = (yaml.load(lock.read_text(encoding="utf-8"), Loader) or {}).get("stages", {})
-    return stages.get(stage, {}).get("params", {}).get(file)
+    recorded: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get(file)
+    return recorded

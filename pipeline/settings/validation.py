@@ -6,12 +6,15 @@ import difflib
 import re
 import reprlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -190,7 +193,7 @@ def is_number_as_text(value: Any) -> bool:
     )
 
 
-def explain(*details: Any) -> str:
+def explain(*details: ErrorDetails) -> str:
     """Rule and value of pydantic's error details on one key (several: a union's alternatives)."""
     first = details[0]
     if first["type"] == "value_error":
@@ -222,7 +225,7 @@ def _key(detail: Any) -> str:
     return ".".join(name for name in names if not name.startswith(("float", "literal[")))
 
 
-def _rule(detail: Any) -> str:
+def _rule(detail: ErrorDetails) -> str:
     if detail["type"] in ("model_type", "dict_type"):
         return "must be a mapping"
     if detail["type"] == "too_short":
@@ -231,8 +234,7 @@ def _rule(detail: Any) -> str:
 
 
 def _position(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return str(error).splitlines()[0]
-    texts = (error.context, error.problem)  # type: ignore[attr-defined]
-    return f"line {mark.line + 1}: {', '.join(text for text in texts if text)}"
+    texts = (error.context, error.problem)
+    return f"line {error.problem_mark.line + 1}: {', '.join(text for text in texts if text)}"

@@ -40,7 +40,7 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
 
 def measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
     """Best, first-epoch, last-epoch and all seeds' weights, and the baselines beside them."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     # The order of a sum is part of an answer, also where scikit-learn forms it.
     with threadpool_limits(1):

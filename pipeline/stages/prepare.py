@@ -19,7 +19,8 @@ from pipeline.paths import Paths
 from pipeline.record import recorded
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
-from pipeline.settings.space import Data, Space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import Space
 
 
 def run(space: Space, machine: Machine, paths: Paths) -> None:

@@ -31,9 +31,10 @@ from pipeline.study.candidates import (
 )
 from pipeline.study.compare import Matrix
 from pipeline.study.identity import Study, candidate_study
-from pipeline.study.ledger import Ledger, Trial, storage_url
+from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import left_out, write_studies
+from pipeline.study.rows import Trial
 from pipeline.study.winner import Candidate, choose
 from pipeline.work.crew import run_studies
 from pipeline.work.gate import undertrained

@@ -105,6 +105,9 @@ def _fallback(space: Space, trials: list[Trial]) -> dict[str, Any]:
         f" {'; '.join(reasons[:REASONS] + rest)}"
     )
     if space.search.fallback is None:
-        raise UserError(f"{why}: widen the search space or set search.fallback")
+        raise UserError(
+            f"{why}: change what is searched (a lower lr, if they diverged), set search.fallback,"
+            f" or train them again by `python -m pipeline retry {space.name}`"
+        )
     print(f"{why}: going on with search.fallback", file=sys.stderr)
     return space.search.fallback

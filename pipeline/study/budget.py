@@ -2,18 +2,13 @@
 
 A deadline is a way to choose it. What has ended by then is asked for which budget it is all of, and
 the sweep goes on as if search_spaces/NAME.yaml had said that one: its outputs are those bytes.
-runs/NAME/budget.json keeps what was chosen in place of what the file says.
+`pipeline.work.budget_file` keeps what was chosen in place of what the file says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
-from pipeline.paths import Paths
-from pipeline.record import is_made, read_record
 from pipeline.results.states import State
 from pipeline.settings.space import Space
 from pipeline.study.plan import Planner
@@ -77,34 +72,3 @@ def finished_runs(space: Space, candidates: int, is_over: Callable[[Space], bool
             if is_over(with_budget(space, budget)):
                 return budget
     return None
-
-
-def keep_budget(asked: Space, made: Space, paths: Paths) -> None:
-    """Notes with which budget outputs were made, unless it is the one that the file says."""
-    file, chosen = budget_of(asked), budget_of(made)
-    if file == chosen:
-        paths.budget.unlink(missing_ok=True)
-    else:
-        write_json(paths.budget, {"file": file, "chosen": chosen})
-
-
-def as_made(space: Space, paths: Paths) -> Space:
-    """The space with the budget that was chosen for the outputs that there are.
-
-    It is the space itself if none was, or if the file's budget or the search's output is another
-    by now.
-    """
-    if not paths.budget.exists() or not is_made(paths, "search"):
-        return space
-    noted: dict[str, Any] = read_json(paths.budget)
-    try:
-        file, chosen = noted["file"], {name: noted["chosen"][name] for name in budget_of(space)}
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{paths.budget} holds no budget: remove it, and run `python -m pipeline run"
-            f" {paths.name}`"
-        ) from None
-    made = read_record(paths, "search").settings["search"].get("trials")
-    if file != budget_of(space) or made != chosen["search.trials"]:
-        return space
-    return with_budget(space, chosen)

@@ -32,7 +32,7 @@ class Lease:
     trial: int
     since: int
     until: int | None  # None: the last epoch of the study
-    parameters: dict[str, Value] | None  # None: those of the study's one setting
+    parameters: dict[str, Value]
     curve: list[dict[str, Any]]  # the epochs that earlier holders have reported
 
 
@@ -109,14 +109,6 @@ class Claim:
         row = db.execute(query.order_by(TRIALS.c.number)).first()
         return self._take_over(db, row) if row else None
 
-    def run(self, db: sa.Connection, budget: int) -> Lease | None:
-        """The next run of a study with one setting, if it has not begun `budget` of them."""
-        number = _next_number(db, self.study)
-        if number >= budget:
-            return None
-        self._insert(db, {"number": number, "trial": number, "starts": 0})
-        return Lease(self.study, number, 1, number, 0, None, None, [])
-
     def begin(self, db: sa.Connection, plan: Plan) -> Lease | None:
         """The planned part, unless somebody has begun it. Raises OtherArithmetic and Reopened."""
         if own := self._open(db):
@@ -136,7 +128,8 @@ class Claim:
         }
         token = 1 if there is None else there.token + 1
         if there is None:
-            self._insert(db, row)
+            row |= {"study": self.study, "state": State.RUNNING, **self._holder()}
+            db.execute(sa.insert(TRIALS).values(**row, started_ms=milliseconds(self.now)))
         else:  # it was re-opened
             db.execute(sa.update(TRIALS).where(this).values(**row, **self._holder(), token=token))
         return Lease(self.study, plan.number, token, plan.trial, plan.since, plan.until,
@@ -158,10 +151,6 @@ class Claim:
         change = TAKE_OVER.change(row)
         return _lease(row, change["token"]) if _set(db, row, **self._holder(), **change) else None
 
-    def _insert(self, db: sa.Connection, row: dict[str, Any]) -> None:
-        row = {**row, "study": self.study, "state": State.RUNNING, **self._holder()}
-        db.execute(sa.insert(TRIALS).values(**row, started_ms=milliseconds(self.now)))
-
     def _holder(self) -> dict[str, Any]:
         return {"owner": self.owner, "claim": GIVEN if self.gives else self.id,
                 "expires": self.expires,
@@ -169,9 +158,8 @@ class Claim:
 
 
 def _lease(row: Any, token: int) -> Lease:
-    parameters = json.loads(row.parameters) if row.parameters else None
-    return Lease(row.study, row.number, token, row.trial, row.since, row.until, parameters,
-                 json.loads(row.curve))  # fmt: skip
+    return Lease(row.study, row.number, token, row.trial, row.since, row.until,
+                 json.loads(row.parameters), json.loads(row.curve))  # fmt: skip
 
 
 def lock_study(db: sa.Connection, study: str) -> None:
@@ -230,9 +218,3 @@ def _set(db: sa.Connection, row: Any, **values: Any) -> bool:
         .values(**values)
     )
     return done.rowcount == 1
-
-
-def _next_number(db: sa.Connection, study: str) -> int:
-    last = db.execute(sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study == study))
-    highest = last.scalar_one()
-    return 0 if highest is None else highest + 1

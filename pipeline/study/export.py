@@ -15,8 +15,8 @@ from pipeline.results.states import State
 from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.space import Space
-from pipeline.study.propose import distribution
 from pipeline.study.rows import Trial
+from pipeline.study.sampler import distribution
 
 if TYPE_CHECKING:
     import optuna
@@ -74,6 +74,13 @@ def _check_holds_nothing_else(space: Space, url: str) -> None:
     """Optuna would add its tables to any database, and it calls two as the ledger does."""
     import sqlalchemy as sa
 
+    try:
+        sa.make_url(url)
+    except ValueError:  # it quotes what may be a password
+        raise UserError(
+            f"export {space.name}: Optuna's storage does not take it (its port is no number): give"
+            " a URL of SQLAlchemy, such as sqlite:///optuna.db"
+        ) from None
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     tables = set(sa.inspect(engine).get_table_names())
     if tables and VERSIONS not in tables:
@@ -86,7 +93,6 @@ def _check_holds_nothing_else(space: Space, url: str) -> None:
 def _open(space: Space, study: str, storage: Any) -> optuna.Study:
     import optuna
 
-    known = study in optuna.get_all_study_names(storage)
     objectives = space.search.objectives
     target = optuna.create_study(
         storage=storage,
@@ -94,12 +100,13 @@ def _open(space: Space, study: str, storage: Any) -> optuna.Study:
         directions=["minimize"] * len(objectives),
         load_if_exists=True,
     )
-    if known and target.user_attrs.get(OURS) != study:
+    new = OURS not in target.user_attrs and not target.get_trials(deepcopy=False)
+    if not new and target.user_attrs.get(OURS) != study:
         raise UserError(
             f"export {space.name}: the storage has a study {study} that was not exported: choose"
             " another storage"
         )
-    if not known:
+    if new:  # or an export was killed here
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             target.set_metric_names([*objectives])
@@ -131,7 +138,7 @@ def _frozen(space: Space, trial: Trial) -> FrozenTrial:
     made = optuna.trial.create_trial(
         state=state,
         values=[result[name] for name in objectives] if trial.result else None,
-        params={name: _shown(domain, chosen[name]) for name, domain in searched.items()},
+        params={name: _shown(chosen[name]) for name, domain in searched.items()},
         distributions={name: _distribution(domain) for name, domain in searched.items()},
         intermediate_values={} if two else curve,
         user_attrs={**attributes, MARK: digest([attributes, chosen, curve])},
@@ -146,13 +153,12 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
     if isinstance(domain, Choices):
         return optuna.distributions.CategoricalDistribution(
-            [_shown(domain, choice) for choice in domain.choices]
+            [_shown(choice) for choice in domain.choices]
         )
-    made: BaseDistribution = distribution(domain)
-    return made
+    return distribution(domain)
 
 
-def _shown(domain: Domain, value: Value) -> Any:
+def _shown(value: Value) -> Any:
     """Optuna stores no lists."""
     return json.dumps(value) if isinstance(value, list) else value
 

@@ -14,7 +14,7 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
-from pipeline.study.limits import within
+from pipeline.study.constraints import within
 from pipeline.study.plan import Planner, Step
 from pipeline.study.propose import Proposer
 from pipeline.study.rows import Part

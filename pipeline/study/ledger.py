@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.seeds import digest
-from pipeline.settings.hyperparameters import Value
 from pipeline.settings.machine import Machine
 from pipeline.study.claim import Claim, Lease, Plan
 from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
@@ -47,7 +46,6 @@ from pipeline.study.storage import (
     transaction,
 )
 from pipeline.study.transitions import GIVE_BACK, STRIKE
-from pipeline.study.workers import Presence
 
 T = TypeVar("T")
 LEASE_SECONDS = 60.0
@@ -66,18 +64,19 @@ class Ledger:
     *Threads and processes.* Each process opens its own; threads may share one. Every method is one
     transaction, and what it returned is on the storage.
 
-    *Ownership.* `claim` gives a lease: the right to write one trial. The methods that take a lease
-    name its token in the statement that writes; they raise LeaseLost, and change nothing, once the
-    trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS may be taken
-    over; until it is, it counts. `release` is for whoever knows that an owner is dead or done.
+    *Ownership.* `claim` and `begin` give a lease: the right to write one part. The methods that
+    take a lease name its token in the statement that writes; they raise LeaseLost, and change
+    nothing, once the trial has ended or is another's. A lease that is not renewed for LEASE_SECONDS
+    may be taken over; until it is, it counts. `release` is for whoever knows that an owner is dead
+    or done.
 
     *Errors.* A storage that is away or locked is waited for: every method is tried again for
     `patience` seconds, which is why each comes to the same when it is done twice (a connection may
     be lost between a commit and its answer). Reads change nothing, `open_study` inserts what is not
-    there, the leased writes set values under a token, `finish` knows its own end, `claim` its own
-    grant, `release` finds nothing more to release (and says so: that answer alone may be lost).
-    After that, StorageAway; StorageError for what does not pass by itself: one line each. OSError
-    when the disk is full.
+    there, the leased writes set values under a token, `finish` knows its own end, `claim` and
+    `begin` their own grants, `release` finds nothing more to release (and says so: that answer
+    alone may be lost). After that, StorageAway; StorageError for what does not pass by itself: one
+    line each. OSError when the disk is full.
     """
 
     def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS):
@@ -85,7 +84,7 @@ class Ledger:
         self._engine = open_storage(url, patience)
         self._patience = patience
         self._first: Callable[[], None] | None = None
-        self._presence: Presence | None = None
+        self._seen: Callable[[sa.Connection, float], None] | None = None
 
     def close(self) -> None:
         """Closes the connections."""
@@ -103,10 +102,11 @@ class Ledger:
         other._first = save
         return other
 
-    def present(self, presence: Presence) -> Ledger:
-        """The same ledger for a worker: it is seen, and told what is wished, with each renewal."""
+    def seeing(self, note: Callable[[sa.Connection, float], None]) -> Ledger:
+        """The same ledger for a worker, which is seen with each write to its trial: `note` is given
+        the connection and the time."""
         other = copy.copy(self)
-        other._presence = presence
+        other._seen = note
         return other
 
     def now(self) -> float:
@@ -167,7 +167,7 @@ class Ledger:
     def created_ms(self, study: str) -> int:
         """When a study was opened: with its name, what tells it from the same one elsewhere."""
         query = sa.select(STUDIES.c.created_ms).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def marks(self, study: str) -> dict[int, Mark]:
         """What moves whenever a trial does, by number, in order. Reads no curve."""
@@ -189,19 +189,14 @@ class Ledger:
         meta: dict[str, Any],
         among: Collection[int] | None = None,
         mixed: bool = False,
-        runs: bool = True,
     ) -> Lease | None:
-        """An abandoned part to go on with, one `among` these; else the next of a study's `runs`.
+        """An abandoned part below `budget` to go on with, one `among` these; None: there is none.
 
-        Only parts below `budget`. None: there is none now. Raises OtherArithmetic, unless it may be
-        `mixed`.
+        Raises OtherArithmetic, unless it may be `mixed`.
         """
-
-        def grant(db: sa.Connection, claim: Claim) -> Lease | None:
-            lease = claim.abandoned(db, budget, among)
-            return lease if lease or among is not None or not runs else claim.run(db, budget)
-
-        return self._grant(study, owner, meta, mixed, grant)
+        return self._grant(
+            study, owner, meta, mixed, lambda db, claim: claim.abandoned(db, budget, among)
+        )
 
     def begin(
         self, study: str, plan: Plan, *, owner: str, meta: dict[str, Any], mixed: bool = False
@@ -249,10 +244,6 @@ class Ledger:
             return grant(db, Claim(id_, study, owner, meta, now, expires, forgiven, mixed))
 
         return self.write(write)
-
-    def propose(self, lease: Lease, parameters: dict[str, Value]) -> None:
-        """Records the parameters of a claimed run. Raises LeaseLost."""
-        self._update(lease, parameters=json.dumps(parameters))
 
     def report(self, lease: Lease, curve: list[Record]) -> None:
         """Records all epochs so far and renews the lease. Raises LeaseLost.
@@ -322,7 +313,16 @@ class Ledger:
         self, study: str, failed: list[int], seeing: list[int], known: int | None = None
     ) -> None:
         """Makes parts be tried again; see `pipeline.study.reopen`. Raises AtWork."""
-        self.write(lambda db: reopen(db, study, failed, seeing, clock(db), known))
+        self.reopen_all([(study, failed, seeing, known)])
+
+    def reopen_all(self, these: Sequence[tuple[str, list[int], list[int], int | None]]) -> None:
+        """The same for parts of several studies: all of them, or none."""
+
+        def work(db: sa.Connection) -> None:
+            for study, failed, seeing, known in these:
+                reopen(db, study, failed, seeing, clock(db), known)
+
+        self.write(work)
 
     def owners(self, study: str | None = None) -> list[str]:
         """Everyone who holds a trial, of one study or of any."""
@@ -352,7 +352,7 @@ class Ledger:
     def reopened(self, study: str) -> int:
         """How often a study was re-opened: what was read of it before no longer counts."""
         query = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == study)
-        return self.read(lambda db: db.execute(query).scalar_one())
+        return self.read(lambda db: int(db.execute(query).scalar_one()))
 
     def forget(self, study: str) -> None:
         """Deletes a study and its trials, unless somebody holds one of them."""
@@ -379,8 +379,8 @@ class Ledger:
             ended = {"finished_ms": milliseconds(now)} if "state" in values else {}
             changed = {"expires": now + LEASE_SECONDS, **ended, **values}
             done = db.execute(sa.update(TRIALS).where(this, held).values(**changed))
-            if self._presence:
-                self._presence.note(db, now)
+            if self._seen:
+                self._seen(db, now)
             if done.rowcount == 1:
                 leave_files(db, lease, files or {})
             elif not ended or not is_recorded(db, this, lease.token, values):

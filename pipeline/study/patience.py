@@ -40,8 +40,6 @@ SQLITE_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTO
 FATAL = "FATAL:"
 PASSING = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "slots are")
 
-AWAY = "is away for"  # of a StorageAway's message, by which another process's is known
-
 _jitter = random.Random()  # its own: the trainings' draws are not to move
 _present = threading.local()  # what this thread tries at present, if anything
 
@@ -110,8 +108,8 @@ def _keep_trying(
             )
             waited = time.monotonic() - began
             raise StorageAway(
-                f"storage {place} {AWAY} {waited:.0f} s: {why}: {remedy}; then the same command"
-                " goes on"
+                f"storage {place} is away for {waited:.0f} s: {why}: {remedy}; then the same"
+                " command goes on"
             )
         if not told and time.monotonic() - began > SILENT_SECONDS:
             held = f": {found}" if locked and (found := blocker()) else ""

@@ -13,12 +13,13 @@ larger one extends a search.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space
+from pipeline.study.claim import Plan
 from pipeline.study.clock import Clock, Place
 from pipeline.study.ladder import Ladder
 from pipeline.study.prune import Curve
@@ -115,6 +116,35 @@ class Planner:
             return None
         step = self._step(self._place)
         return step if self._admits(step.trial, step.until, step.since) else None
+
+    def plan(
+        self,
+        step: Step,
+        propose: Callable[[Planner], dict[str, Value]],
+        cost: Callable[[dict[str, Value]], int],
+        reopened: int,
+    ) -> Plan:
+        """The next part with all that whoever begins it writes down; `cost` is that of an epoch."""
+        curve: list[Record] = []
+        if step.is_new:
+            chosen = propose(self)
+            until, each = self.first_pause(chosen), cost(chosen)
+        else:
+            before = self.latest(step.trial)
+            chosen, curve = before.parameters or {}, before.curve
+            until, each = step.until, before.cost
+        return Plan(
+            number=step.number,
+            trial=step.trial,
+            since=step.since,
+            until=until,
+            starts=step.place.starts,
+            follows=step.place.follows,
+            cost=each,
+            parameters=chosen,
+            curve=curve,
+            reopened=reopened,
+        )
 
     def first_pause(self, chosen: dict[str, Value]) -> int:
         """The epoch at which a trial pauses first: not within its KL warm-up, until whose end its

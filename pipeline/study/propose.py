@@ -12,20 +12,22 @@ than trial 500.
 
 from __future__ import annotations
 
-import copy
-import json
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
-from pipeline.settings.hyperparameters import Choices, Domain, Value, grid
-from pipeline.settings.space import Search
+from pipeline.settings.hyperparameters import Domain, Value, grid
+from pipeline.settings.sections import Search
 from pipeline.study.elders import Elders
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
+from pipeline.study.sampler import ask, frozen, new_sampler, new_study
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 BLOCK = 200  # trials
 ELDERS = 50  # TPE models its good trials by 25 at most
@@ -54,7 +56,7 @@ class Proposer:
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
         self._elders = Elders()
-        self._made: dict[int, tuple[Known, Any]] = {}  # what was seen last, as Optuna knows it
+        self._made: dict[int, tuple[Known, FrozenTrial]] = {}  # what was seen last
 
     def propose(self, planner: Planner) -> dict[str, Value]:
         """The searched parameters of the next trial; conditional ones where they exist.
@@ -77,9 +79,9 @@ class Proposer:
         name = "random" if blind else self._search.sampler
         seen = [] if name == "random" else self._frozen(trials)
         for attempt in range(ATTEMPTS):
-            study = _new_study(self._search)
+            study = new_study(self._search)
             study.add_trials(seen if attempt < LEARNED else [])
-            sampler = _sampler(
+            sampler = new_sampler(
                 name if attempt < LEARNED else "random", self._search, number, attempt
             )
             chosen = ask(study, sampler, self._searched)
@@ -92,8 +94,8 @@ class Proposer:
 
     def draw(self, number: int) -> dict[str, Value]:
         """A draw at random, whatever the sampler."""
-        sampler = _sampler("random", self._search, number)
-        return ask(_new_study(self._search), sampler, self._searched)
+        sampler = new_sampler("random", self._search, number)
+        return ask(new_study(self._search), sampler, self._searched)
 
     def _grid_cell(self, number: int) -> dict[str, Value]:
         if self._cells is None:
@@ -106,14 +108,14 @@ class Proposer:
             )
         return self._cells[number]
 
-    def _frozen(self, trials: Sequence[Known]) -> list[Any]:
+    def _frozen(self, trials: Sequence[Known]) -> list[FrozenTrial]:
         """What is seen, as Optuna knows it; made anew is what has changed since."""
         before, self._made = self._made, {}
         for number in self._seen(trials):
-            known, made = before.get(number, (None, None))
-            if known is not trials[number]:
-                made = frozen(self._searched, self._search, trials[number])
-            self._made[number] = trials[number], made
+            kept = before.get(number)
+            if kept is None or kept[0] is not trials[number]:
+                kept = trials[number], frozen(self._searched, self._search, trials[number])
+            self._made[number] = kept
         return [made for _, made in self._made.values()]
 
     def _seen(self, trials: Sequence[Known]) -> list[int]:
@@ -130,7 +132,7 @@ class Replay:
 
     def __init__(self, searched: dict[str, Domain], search: Search):
         self._searched, self._search = searched, search
-        self._study = _new_study(search)
+        self._study = new_study(search)
         self._asked: list[dict[str, Value]] = []
 
     def propose(self, planner: Planner) -> dict[str, Value]:
@@ -149,7 +151,7 @@ class Replay:
             trial = frozen(self._searched, self._search, Known(chosen, State.RUNNING))
             self._study.add_trial(trial)
             return chosen
-        return ask(self._study, _sampler("cmaes", self._search, number), self._searched)
+        return ask(self._study, new_sampler("cmaes", self._search, number), self._searched)
 
     def _tell(self, number: int, part: Part) -> None:
         import optuna
@@ -164,36 +166,6 @@ class Replay:
             self._study.tell(number, state=state.PRUNED)
         else:
             self._study.tell(number, state=state.FAIL)
-
-
-def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> Any:
-    """A trial as Optuna knows it; a paused one is pruned to it, with its value at its epoch."""
-    import optuna
-
-    state = optuna.trial.TrialState
-    names = [name for name in searched if name in trial.parameters]
-    result, values, intermediate = trial.result or {}, None, {}
-    if trial.state == State.COMPLETE:
-        values = [result[key] for key in search.objectives]
-    elif trial.state in (State.PAUSED, State.PRUNED):
-        intermediate = {trial.epochs: result["nelbo_nats"]}
-    made = optuna.trial.create_trial(
-        state={
-            State.RUNNING: state.RUNNING,
-            State.COMPLETE: state.COMPLETE,
-            State.PAUSED: state.PRUNED,
-            State.PRUNED: state.PRUNED,
-            State.FAILED: state.FAIL,
-        }[trial.state],
-        values=values,
-        intermediate_values=intermediate,
-        params={name: encode(searched[name], trial.parameters[name]) for name in names},
-        distributions={name: distribution(searched[name]) for name in names},
-    )
-    # A study copies what it is given, 0.1 ms each; what nobody changes need not be copied to its
-    # depth for every proposal that sees it.
-    vars(made)["__deepcopy__"] = lambda _: copy.copy(made)
-    return made
 
 
 def draws_at_random(search: Search, number: int) -> bool:
@@ -231,84 +203,3 @@ def centre(searched: dict[str, Domain]) -> dict[str, Value]:
     A person writes a range around a guess and the usual choice first; the search begins there.
     """
     return completed(searched, {})
-
-
-def distribution(domain: Domain) -> Any:
-    """The Optuna distribution of a domain; choices of any type go by their JSON text."""
-    import optuna
-
-    if isinstance(domain, Choices):
-        texts = [json.dumps(choice) for choice in domain.choices]
-        return optuna.distributions.CategoricalDistribution(texts)
-    if domain.integer:
-        return optuna.distributions.IntDistribution(
-            int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
-        )
-    return optuna.distributions.FloatDistribution(
-        domain.low, domain.high, log=domain.log, step=domain.step
-    )
-
-
-def encode(domain: Domain, value: Value) -> Any:
-    return json.dumps(value) if isinstance(domain, Choices) else value
-
-
-def ask(study: Any, sampler: Any, searched: dict[str, Domain]) -> dict[str, Value]:
-    """Draws a setting, each hyperparameter as far as it exists."""
-    study.sampler = _without_conditional(sampler, searched)
-    trial = study.ask()
-    chosen: dict[str, Value] = {}
-    for name, domain in searched.items():
-        if domain.active(chosen):
-            chosen[name] = _suggest(trial, name, domain)
-    return chosen
-
-
-def _suggest(trial: Any, name: str, domain: Domain) -> Value:
-    if isinstance(domain, Choices):
-        texts = [json.dumps(choice) for choice in domain.choices]
-        return json.loads(trial.suggest_categorical(name, texts))
-    if domain.integer:
-        return trial.suggest_int(
-            name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
-        )
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def _new_study(search: Search) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(directions=["minimize"] * len(search.objectives))
-
-
-def _sampler(name: str, search: Search, number: int, attempt: int = 0) -> Any:
-    import optuna
-
-    again = (attempt,) if attempt else ()
-    seed = derive_seed(search.seed, "propose", number, *again) % 2**32
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-    if name == "cmaes":
-        return optuna.samplers.CmaEsSampler(
-            seed=seed, n_startup_trials=search.startup_trials, warn_independent_sampling=False
-        )
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials)
-
-
-def _without_conditional(sampler: Any, searched: dict[str, Domain]) -> Any:
-    """The sampler, whose joint model leaves the conditional hyperparameters to independent draws.
-
-    It would take one in as long as all finished trials have it, and draw it for a trial that then
-    turns out not to have it: a value that this process would learn from, but not the others, who
-    read the trial in the ledger.
-    """
-    infer = sampler.infer_relative_search_space
-
-    def joint(study: Any, trial: Any) -> dict[str, Any]:
-        return {name: d for name, d in infer(study, trial).items() if not searched[name].when}
-
-    sampler.infer_relative_search_space = joint
-    return sampler

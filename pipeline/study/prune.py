@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.settings.space import PRUNERS, Search
+from pipeline.settings.sections import PRUNERS, Search
 
 
 @dataclass(frozen=True)

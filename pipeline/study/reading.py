@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.databases import copy_now, may_write
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
@@ -25,8 +25,7 @@ def reading(machine: Machine, paths: Paths, patience: float = LOOKING_SECONDS) -
     `patience` in seconds is for a storage that is away. Raises UserError if it cannot be read.
     """
     file = paths.ledger
-    may_write = _writable(file) and _writable(file.parent)
-    if machine.storage or (may_write and has_ledger(machine, paths)):
+    if machine.storage or (may_write(file) and has_ledger(machine, paths)):
         ledger = Ledger(storage_url(machine, paths), patience=patience)
         try:
             yield ledger
@@ -71,19 +70,8 @@ def has_ledger(machine: Machine, paths: Paths) -> bool:
     return bool(machine.storage) or (paths.ledger.exists() and paths.ledger.stat().st_size > 0)
 
 
-def _writable(path: Path) -> bool:
-    effective = os.access in os.supports_effective_ids  # whose rights opening a file goes by
-    return path.exists() and os.access(path, os.W_OK, effective_ids=effective)
-
-
 def _copy(file: Path, copy: Path) -> None:
-    """A whole copy, of the moment, of an SQLite database that others may be writing."""
-    # What nobody has open has no shared memory, and SQLite may not make it here: then the file is
-    # whole and stands still.
-    standing = "" if Path(f"{file}-shm").exists() else "&immutable=1"
     try:
-        uri = f"{file.absolute().as_uri()}?mode=ro{standing}"
-        with closing(sqlite3.connect(uri, uri=True)) as old, closing(sqlite3.connect(copy)) as new:
-            old.backup(new)
+        copy_now(file, copy)
     except sqlite3.Error as error:
         raise UserError(f"the ledger {file} cannot be read ({error}): ask its owner") from None

@@ -105,11 +105,22 @@ TURNS = sa.Table(  # see `pipeline.study.turn`
 
 
 def version(db: sa.Connection) -> int:
-    """Of the tables that are there; 0: none are."""
+    """Of the tables that are there; 0: none are, or they are somebody else's."""
     inspector = sa.inspect(db)
-    if inspector.has_table(SCHEMA_VERSION.name):
-        return db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
-    return 1 if inspector.has_table(TRIALS.name) else 0
+    if not inspector.has_table(TRIALS.name):
+        return 0
+    if TRIALS.c.token.name not in {each["name"] for each in inspector.get_columns(TRIALS.name)}:
+        return 0  # Optuna's, too, are called trials
+    if not inspector.has_table(SCHEMA_VERSION.name):
+        return 1
+    known: int = db.execute(sa.select(SCHEMA_VERSION.c.version)).scalar_one()
+    return known
+
+
+def strangers(db: sa.Connection) -> list[str]:
+    """Tables of somebody else where no ledger can be made: of the same names, and in a file any."""
+    names = set(sa.inspect(db).get_table_names())
+    return sorted(names if db.dialect.name == "sqlite" else names & set(_schema.tables))
 
 
 def upgrade(db: sa.Connection) -> None:
@@ -163,6 +174,12 @@ def _to_4(db: sa.Connection) -> None:
     ):
         db.execute(sa.text(f"ALTER TABLE trials ADD COLUMN {column}"))
     db.execute(sa.text("UPDATE trials SET trial = number"))
+    # A run was begun before its parameters were written: one killed in between gets those of the
+    # study's others, or is forgotten with them.
+    unset = "parameters IS NULL AND study IN (SELECT id FROM studies WHERE kind = 'candidate')"
+    others = "SELECT max(parameters) FROM trials AS other WHERE other.study = trials.study"
+    db.execute(sa.text(f"UPDATE trials SET parameters = ({others}) WHERE {unset}"))
+    db.execute(sa.text(f"DELETE FROM trials WHERE {unset}"))
 
 
 def _to_5(db: sa.Connection) -> None:

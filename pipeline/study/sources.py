@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
-from pipeline.settings.space import Search, Space
+from pipeline.settings.sections import Search
+from pipeline.settings.space import Space
 from pipeline.study.plan import Known, Planner
 from pipeline.study.propose import draws_at_random, first_settings
 from pipeline.study.rows import Part

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from pipeline.study.blocker import postgresql_blocker, sqlite_blocker
 from pipeline.study.patience import PATIENCE_SECONDS, StorageError, detail, keep_trying
-from pipeline.study.schema import VERSION, upgrade, version
+from pipeline.study.schema import VERSION, strangers, upgrade, version
 
 CREATION_LOCK = 5_391_826  # any number that no other user of the database locks
 # Error codes. The second: SQLite's shared memory, which is a file too, cannot grow.
@@ -82,6 +82,14 @@ def _make_ready(engine: sa.Engine) -> None:
     """Writes only if there is need: nobody's lock keeps a reader from opening."""
     with engine.connect() as db:
         found = version(db)
+        others = [] if found else strangers(db)
+        if others and (found := version(db)):  # made in between
+            others = []
+    if others:
+        raise StorageError(
+            f"storage {masked(engine.url)} is no ledger: it holds {', '.join(others[:3])} of"
+            " something else: move it away, or set another `storage` in machine.yaml"
+        )
     if found > VERSION:
         raise StorageError(
             f"storage {masked(engine.url)} is of version {found}, made by newer code, and this code"
@@ -175,7 +183,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-        from pipeline.study.answers import Connection  # late: most know no PostgreSQL
+        from pipeline.study.postgres import Connection  # late: most know no PostgreSQL
 
         return Connection.connect(*arguments, **options)
 
@@ -226,8 +234,8 @@ def _explain(context: sa.engine.ExceptionContext) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place) from None
     if isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         raise StorageError(
-            f"the ledger {file} is damaged ({error}): put a copy of it in its place, or move it"
-            " away to search anew"
+            f"the ledger {file} is damaged ({error}): put a backup in its place, or move it away to"
+            " search anew"
         ) from None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results.keys import CURVE, PARTS, TRIAL
-from pipeline.study.ledger import Trial
+from pipeline.study.rows import Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -34,7 +34,7 @@ HOLDER, CLAIMANT, WITNESS = "the lease's holder", "any worker", "whoever knows t
 START = Step((None,), OPEN, CLAIMANT, token=1)
 TAKE_OVER = Step(OPEN, OPEN, CLAIMANT, token=1)  # the lease ran out, or was released
 FAIL_KILLER = Step(OPEN, (State.FAILED,), CLAIMANT, token=1)  # after too many strikes
-KEEP = Step(OPEN, OPEN, HOLDER)  # parameters, an epoch done again, the lease renewed
+KEEP = Step(OPEN, OPEN, HOLDER)  # an epoch done again, the lease renewed
 ADVANCE = Step(OPEN, OPEN, HOLDER, strikes=None)  # an epoch that is new
 FINISH = Step(OPEN, FINISHED, HOLDER)
 GIVE_BACK = Step(OPEN, OPEN, WITNESS, token=1)  # an end that was asked for

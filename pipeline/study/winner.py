@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.study.compare import Difference, Matrix, difference, within_noise
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Trial
 from pipeline.study.race import LEVEL, Look
+from pipeline.study.rows import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Candidate:
     @property
     def weights(self) -> int:
         """The size of the model; 0 where no run ended well."""
-        return (self.runs[0].result or {}).get("weights", 0)
+        size: int = (self.runs[0].result or {}).get("weights", 0)
+        return size
 
     def behind(self, leader: Candidate) -> Difference:
         """How much worse it is than the leader, image by image."""

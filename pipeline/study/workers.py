@@ -8,15 +8,12 @@ started them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from pipeline.study.ledger import Ledger
 from pipeline.study.schema import JOBS, STUDIES, WORKERS
 from pipeline.study.storage import clock, milliseconds
-
-if TYPE_CHECKING:
-    from pipeline.study.ledger import Ledger
 
 CANCEL = "cancel"  # save, give back the lease, and leave for good
 PAUSE = "pause"  # save, give back the lease, and wait
@@ -108,6 +105,12 @@ def wish(ledger: Ledger, sweep: str, what: str | None) -> None:
             db.execute(sa.update(WORKERS).where(there).values(wish=CANCEL))
 
     ledger.write(write)
+
+
+def resume_cancelled(ledger: Ledger, sweep: str) -> None:
+    """Who gives a command to go on with a sweep no longer wishes that it ends."""
+    if wished(ledger, sweep) == CANCEL:
+        wish(ledger, sweep, None)
 
 
 def send_away(ledger: Ledger, owner: str) -> None:

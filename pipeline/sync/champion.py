@@ -7,8 +7,8 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record import open_stage
-from pipeline.study.succession import LEVEL, NEWCOMER_LEVEL, Sample, succeed
-from pipeline.sync.outputs import Outputs, winner_digest, winner_model
+from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
+from pipeline.sync.outputs import Outputs, model_place, winner_digest, winner_model
 from pipeline.sync.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def register_winner(sweep: Sweep, uri: str, run_ids: dict[str, str]) -> str:
     if run_id is None or not winner_model(sweep.paths).exists():
         return ""
     score = _score(outputs.winner["values_nelbo_nats"], outputs.config)
-    winner = Winner(run_id, "model", winner_digest(sweep.paths), score)
+    winner = Winner(run_id, model_place(sweep.paths), winner_digest(sweep.paths), score)
     registration = register(uri, sweep.space.name, winner, judge)
     alias = "champion" if registration.champion else "not the champion"
     return f"; model version {registration.version} ({alias}: {registration.reason})"

@@ -17,15 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import UserError, of_the_disk
+from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import read
 from pipeline.settings.space import Space, load_space, space_names
-from pipeline.study.budget import as_made
 from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.patience import AWAY, StorageAway
+from pipeline.study.patience import StorageAway
 from pipeline.study.reading import working
 from pipeline.sync.champion import register_winner, save_winner
 from pipeline.sync.sweep import Sweep
@@ -33,6 +32,7 @@ from pipeline.sync.system import Sampler
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
+from pipeline.work.budget_file import as_made
 
 SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
@@ -86,17 +86,17 @@ def following(
         ) as process,
     ):
         assert process.stdin is not None
-        told, known = process.stdin, ""
+        told, relayed = process.stdin, True
         try:
             _tell(told, done)
             yield lambda stage: _tell(told, stage)
-        except (UserError, OSError) as error:
-            said_by_it = of_the_disk(error) if isinstance(error, OSError) else error
-            known = f"error: {said_by_it}"
+        except (UserError, OSError):
+            relayed = False  # the error is the only line
             raise
         finally:
-            _finish(process, told, space.name)
-            _relay(said, known)
+            late = _finish(process, told, space.name)
+            if relayed:
+                _relay(said, late)
 
 
 def follow(root: Path, machine: Machine, name: str) -> None:
@@ -106,14 +106,20 @@ def follow(root: Path, machine: Machine, name: str) -> None:
     then remembers what it has sent.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        said = _follow(root, machine, name)
+    except (MirrorUnavailable, StorageAway) as error:
+        said = f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
+    except UserError as error:  # it is no error of the command, which may well succeed
+        said = f"sync {name}: {error}"
+    print(said, file=sys.stderr)
+
+
+def _follow(root: Path, machine: Machine, name: str) -> str:
     paths = Paths(root, name)
     space = read(paths)  # what the command works from, however the sweep's file is edited
     command = _Command()
-    try:
-        ledger = _opened(storage_url(machine, paths), command)
-    except StorageAway as error:
-        print(_later(name, error), file=sys.stderr)
-        return
+    ledger = _opened(storage_url(machine, paths), command)
     sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
     mirror = Mirror(*store_of(machine, paths))
     sampler, pause = Sampler(sweep.samples), SHORTEST_SECONDS
@@ -132,13 +138,9 @@ def follow(root: Path, machine: Machine, name: str) -> None:
         else:
             pause *= 2
         pause = min(pause, LONGEST_SECONDS)
-    try:
-        last = ledger.impatient(SHORTEST_SECONDS)  # the command has waited, or waits for us
-        space = read(paths)  # whose budget a deadline may have chosen meanwhile
-        said = _sync(Sweep(space, paths, last, done=command.done), machine)
-    except (MirrorUnavailable, StorageAway) as error:
-        said = _later(name, error)
-    print(said, file=sys.stderr)
+    last = ledger.impatient(SHORTEST_SECONDS)  # the command has waited, or waits for us
+    space = read(paths)  # whose budget a deadline may have chosen meanwhile
+    return _sync(Sweep(space, paths, last, done=command.done), machine)
 
 
 def _opened(url: str, command: _Command) -> Ledger:
@@ -189,27 +191,27 @@ def _tell(told: IO[str], stage: str) -> None:
         told.flush()
 
 
-def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> None:
-    """Waits for the last sync, though not for ever."""
+def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> str:
+    """Waits for the last sync, though not for ever; what it has left undone, in words."""
     with suppress(BrokenPipeError):
         told.close()
     try:
         process.wait(CATCH_UP_SECONDS)
     except subprocess.TimeoutExpired:
         process.terminate()
-        rest = f"`python -m pipeline sync {name}` sends the rest"
-        print(f"MLflow is behind: {rest}", file=sys.stderr)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
         process.kill()
+        return f"MLflow is behind: `python -m pipeline sync {name}` sends the rest\n"
+    return ""
 
 
-def _relay(said: IO[str], known: str) -> None:
-    """Prints what a mirror has said, but not what its command is about to say."""
+def _relay(said: IO[str], late: str) -> None:
+    """Prints what a mirror has said, unless the terminal is closed."""
     said.seek(0)
-    for line in said.read().splitlines():
-        if line != known and not (AWAY in known and AWAY in line):
-            print(line, file=sys.stderr)
+    with suppress(OSError):  # else the command would end by it and not by its own end
+        sys.stderr.write(said.read() + late)
+        sys.stderr.flush()
 
 
 def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
@@ -227,10 +229,6 @@ def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
         f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
         f" {report.artifacts} artifacts sent{registered}"
     )
-
-
-def _later(name: str, error: Exception) -> str:
-    return f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
 
 
 def _behind(name: str, error: Exception) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.ledger import Ledger, Mark
+from pipeline.study.ledger import Ledger
+from pipeline.study.rows import Mark
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.cursor import Log, Sent, load_cursor
-from pipeline.tracking.store import store_of
+from pipeline.tracking.moved import came_along
+from pipeline.tracking.store import Store, sqlite_file, store_of
 
 
 def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
@@ -30,16 +32,14 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
         return ""
     store = store_of(machine, paths)
     log = load_cursor(store.cursor).get(space.name)
-    asked = store.uri.startswith("sqlite:///")
-    if asked:
-        db = Path(store.uri.removeprefix("sqlite:///"))
-        if store.artifacts and (moved := _elsewhere(db, space.name, store.artifacts)):
+    if db := sqlite_file(store.uri):
+        if moved := _elsewhere(db, space.name, store):
             return moved
         if log and not _is_there(db, log):
             log = None
     runs, epochs = behind(marks, log.runs if log else {})
     if not runs:
-        if asked:
+        if db:
             return f"MLflow has all {len(marks)} runs of {space.name}"
         return f"MLflow was sent all {len(marks)} runs of {space.name} (the server is not asked)"
     return (
@@ -48,10 +48,12 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     )
 
 
-def _elsewhere(db: Path, name: str, artifacts: Path) -> str:
-    """What is to be done where the checkout was moved or copied: then `sync` refuses the store."""
+def _elsewhere(db: Path, name: str, store: Store) -> str:
+    """What is to be done where the files of the store are elsewhere: then `sync` refuses it."""
     found = _looked_up(db, "SELECT artifact_location FROM experiments WHERE name = ?", name)
-    if found is None or found[0] == (artifacts / name).as_uri():
+    if found is None or store.artifacts is None or came_along(store, name, found[0]):
+        return ""
+    if found[0] == (store.artifacts / name).as_uri():
         return ""
     return (
         f"MLflow keeps the files of {name} in {found[0]}, where this checkout was: move it back, or"

@@ -46,7 +46,8 @@ class Outputs:
             if not _counts(paths, stage, done):
                 return None
             open_stage(paths, stage, [name])
-            return read_json(paths.stage(stage) / name)
+            content: dict[str, Any] = read_json(paths.stage(stage) / name)
+            return content
 
         best, winner = read("search", paths.best.name), read("retrain", paths.winner.name)
         if best is None or (winner is not None and winner["study"] != best["study"]):
@@ -99,7 +100,7 @@ def artifacts(paths: Paths, done: str) -> dict[str, Path]:
             open_stage(paths, stage, there)
             found |= {f"{stage}/{name}": paths.stage(stage) / name for name in there}
     if _counts(paths, "evaluate", done) and winner_model(paths).exists():
-        found["model"] = winner_model(paths)
+        found[model_place(paths)] = winner_model(paths)
     if _counts(paths, "render", done):
         drawn = open_stage(paths, "render").outputs
         found |= {
@@ -112,6 +113,12 @@ def artifacts(paths: Paths, done: str) -> dict[str, Path]:
 def winner_model(paths: Paths) -> Path:
     """The folder of the winner as an MLflow model, named by the winner's content."""
     return paths.state / "models" / winner_digest(paths)
+
+
+def model_place(paths: Paths) -> str:
+    """Where the winner's model is among the artifacts of its study's run: each has its own place,
+    because versions of earlier winners of the study name the same run."""
+    return f"model-{winner_digest(paths)[:DIGITS]}"
 
 
 def winner_digest(paths: Paths) -> str:

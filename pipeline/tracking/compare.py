@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.mirror import KEY_TAG, PAGE
 from pipeline.tracking.run import Metric, Run
 from pipeline.tracking.send import CHANGED_PARAM_TAG, PARAM_LENGTH, TAG_LENGTH, fit
-from pipeline.tracking.store import connect, outages
+from pipeline.tracking.store import connect, is_absent, outages, readable, sqlite_file
 from pipeline.tracking.views import LOG10
 
 if TYPE_CHECKING:
@@ -28,20 +27,20 @@ def differences(uri: str, experiment: str, runs: list[Run]) -> tuple[int, list[s
 
     Raises MirrorUnavailable when the store fails.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_file(uri)) and is_absent(file):
         return 0, []
-    client = connect(uri)
-    with outages(uri):
+    with outages(uri), readable(uri) as here:
+        client = connect(here)
         known = client.get_experiment_by_name(experiment)
         if known is None:
             return 0, []
         stored = _stored(client, known.experiment_id)
         found: list[str] = []
-        here = [run for run in runs if run.key in stored]
-        for run in here:
+        sent = [run for run in runs if run.key in stored]
+        for run in sent:
             lines = list(_differences(client, run, stored[run.key]))
             found += [f"MLflow: {run.name}: {line}" for line in lines[:SHOWN]]
-        return len(here), found
+        return len(sent), found
 
 
 def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:

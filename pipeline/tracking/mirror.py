@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.cursor import NONE_SENT, Log, Sent, load_cursor, save_cursor
+from pipeline.tracking.moved import came_along, take_along
 from pipeline.tracking.run import Run
 from pipeline.tracking.send import (
     send_artifacts,
@@ -18,7 +19,7 @@ from pipeline.tracking.send import (
     send_stream,
     send_values,
 )
-from pipeline.tracking.store import MirrorUnavailable, connect, mask, outages
+from pipeline.tracking.store import MirrorUnavailable, Store, connect, mask, outages
 from pipeline.tracking.supersede import (
     GENERATION_TAG,
     SUPERSEDED_TAG,
@@ -141,6 +142,10 @@ class Mirror:
                 f"the MLflow experiment {name} is deleted: bring it back with `mlflow experiments"
                 f" restore --experiment-id {found.experiment_id}`"
             )
+        store = Store(self._uri, self._artifact_root, self._cursor)
+        if location and came_along(store, name, found.artifact_location):
+            take_along(store, name, found.artifact_location)
+            found = client.get_experiment(found.experiment_id)
         if location and found.artifact_location != location:
             raise MirrorUnavailable(
                 f"the MLflow store at {mask(self._uri)} keeps the artifacts of {name} in"

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder, write_json
-from pipeline.record import sha256_of
+from pipeline.files import atomic_folder, sha256_of, write_json
 from pipeline.tracking.store import set_environment
 
 if TYPE_CHECKING:

@@ -7,11 +7,13 @@ import os
 import re
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.databases import copy_now, may_write
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_text
 from pipeline.paths import Paths
@@ -31,6 +33,7 @@ APP = "vae_pipeline"
 ENTRY_POINTS = f"[mlflow.app]\n{APP} = pipeline.tracking.pages:app\n"
 RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}", re.ASCII)
 SQLITE = b"SQLite format 3\0"  # how its files begin
+SQLITE_URI = "sqlite:///"
 UNKNOWN_ID = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # of a run
 
 # A person's own values in the environment win.
@@ -48,7 +51,7 @@ ENVIRONMENT = {
 class MirrorUnavailable(Exception):
     """The MLflow store cannot take the records now; the same call succeeds later.
 
-    The message is one line without passwords.
+    The message is one line without passwords, which ends with what is to be done.
     """
 
 
@@ -68,14 +71,24 @@ def outages(uri: str) -> Iterator[None]:
     except Exception as error:
         if not _is_outage(error):
             raise
-        if why := _damage(error):  # does not pass by itself
-            raise MirrorUnavailable(
-                f"MLflow's database {mask(uri).removeprefix('sqlite:///')} is damaged ({why}):"
-                " move it away, and the next sync makes another"
-            ) from None
-        detail = mask(" ".join(str(error).split()))[:500]
         # `from None`: a traceback would show the original message, passwords included
-        raise MirrorUnavailable(f"MLflow at {mask(uri)} is not available: {detail}") from None
+        raise MirrorUnavailable(_outage(uri, error)) from None
+
+
+def _outage(uri: str, error: Exception) -> str:
+    """What has failed and what is to be done, in one line."""
+    detail = mask(" ".join(str(getattr(error, "orig", None) or error).split()))[:500]
+    if (file := sqlite_file(uri)) is None:
+        return f"MLflow at {mask(uri)} is not available: {detail}: start it"
+    if why := _damage(error):  # does not pass by itself
+        anew = "move it away, and the next sync makes another"
+        return f"MLflow's database {file} is damaged ({why}): {anew}"
+    return f"MLflow's database {file} cannot be used: {detail}: mend that"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a store in SQLite."""
+    return Path(uri.removeprefix(SQLITE_URI)) if uri.startswith(SQLITE_URI) else None
 
 
 def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
@@ -85,12 +98,12 @@ def resolve(uri: str | None, paths: Paths) -> tuple[str, Path | None]:
     """
     artifacts = Path(os.path.realpath(paths.mlflow_artifacts))
     if uri is None:
-        return f"sqlite:///{os.path.realpath(paths.mlflow_db)}", artifacts
+        return f"{SQLITE_URI}{os.path.realpath(paths.mlflow_db)}", artifacts
     scheme, separator, rest = uri.partition("://")
     if separator and scheme in SERVERS:
         return uri, None
     if scheme == "sqlite" and len(rest) > 1:
-        return f"sqlite:///{os.path.realpath(paths.root / rest[1:])}", artifacts
+        return f"{SQLITE_URI}{os.path.realpath(paths.root / rest[1:])}", artifacts
     if separator and scheme.partition("+")[0] == "postgresql":
         return uri, artifacts
     raise UserError(
@@ -137,8 +150,8 @@ def connect(uri: str) -> MlflowClient:
 
         # it prints the traceback of every error that it raises, and we raise it too
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        if uri.startswith("sqlite:///"):
-            _open_sqlite(Path(uri.removeprefix("sqlite:///")))
+        if file := sqlite_file(uri):
+            _open_sqlite(file)
         elif not uri.startswith(SERVERS):
             _probe(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -147,19 +160,22 @@ def connect(uri: str) -> MlflowClient:
 def find_run(uri: str, run_id: str) -> tuple[str, dict[str, str]]:
     """The experiment of a run and its tags.
 
-    Raises UserError if the store has no such run, MirrorUnavailable if it does not answer.
+    Raises UserError if there is no such store or run, MirrorUnavailable if it does not answer.
     """
     unknown = UserError(
         f"MLflow at {mask(uri)} has no run {run_id:.80}: copy the Run ID of a run's Overview page"
     )
     if not RUN_ID.fullmatch(run_id):
         raise unknown
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise unknown
-    client = connect(uri)
+    if (file := sqlite_file(uri)) and is_absent(file):
+        raise UserError(
+            f"there is no MLflow database {file}: mount its folder, or `python -m pipeline sync`"
+            " makes it from the ledger"
+        )
     from mlflow.exceptions import MlflowException
 
-    with outages(uri):
+    with outages(uri), readable(uri) as here:
+        client = connect(here)
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
@@ -169,34 +185,42 @@ def find_run(uri: str, run_id: str) -> tuple[str, dict[str, str]]:
         return client.get_experiment(run.info.experiment_id).name, run.data.tags
 
 
-def ui_command(paths: Paths, uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+@contextmanager
+def readable(uri: str) -> Iterator[str]:
+    """The store for who only looks: a copy of what it holds now where its file is another's."""
+    file = sqlite_file(uri)
+    if file is None or not file.exists() or may_write(file):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory() as folder, outages(uri):
+        copy_now(file, Path(folder, file.name))
+        yield f"{SQLITE_URI}{Path(folder, file.name)}"
+
+
+def ui_command(store: Store, apps: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
     """The command that serves MLflow's pages on this machine alone, and its extra environment.
 
     The URI travels in the environment, because everyone can read a command line. `connect` to the
-    store before it is given, so that it exists, and `write_app`. Raises UserError for a server,
-    which has pages of its own.
+    store before it is given, so that it exists, and write the app's folder, `write_app`. Raises
+    UserError for a server, which has pages of its own.
     """
-    store, artifacts = resolve(uri, paths)
+    uri, artifacts = store.uri, store.artifacts
     if artifacts is None:
-        raise UserError(f"tracking: {mask(store)} serves its own pages: open it in a browser")
+        raise UserError(f"tracking: {mask(uri)} serves its own pages: open it in a browser")
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts.as_uri(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    environment["PYTHONPATH"] = os.pathsep.join([str(_apps(paths).resolve()), *_python_path()])
+    environment["PYTHONPATH"] = os.pathsep.join([str(apps.resolve()), *_python_path()])
     return [*argv, "--workers", "1", "--app-name", APP], environment
 
 
-def write_app(paths: Paths) -> None:
+def write_app(apps: Path) -> None:
     """Writes where MLflow finds the app of `pipeline.tracking.pages`."""
-    write_text(_apps(paths) / f"{APP}.dist-info" / "entry_points.txt", ENTRY_POINTS)
-
-
-def _apps(paths: Paths) -> Path:
-    return paths.state / "mlflow-app"
+    write_text(apps / f"{APP}.dist-info" / "entry_points.txt", ENTRY_POINTS)
 
 
 def _python_path() -> list[str]:
@@ -223,21 +247,34 @@ def _damage(error: BaseException | None) -> str:
     return ""
 
 
+def is_absent(file: Path) -> bool:
+    """Whether there is no database yet: to SQLite an empty file is a new one."""
+    return not file.exists() or (file.is_file() and file.stat().st_size == 0)
+
+
 def _refuse_damaged(path: Path) -> None:
-    """Raises sqlite3.DatabaseError if that is no database. MLflow would write to it first."""
+    """Raises sqlite3.DatabaseError if that is no database of MLflow's, which would write to it."""
     with path.open("rb") as file:
         begins = file.read(len(SQLITE))
     if begins and begins != SQLITE:
-        error = sqlite3.DatabaseError("file is not a database")
-        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise error
+        raise _no_database("file is not a database")
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    if known and "experiments" not in known:
+        raise _no_database(f"it holds {', '.join(sorted(known)[:3])} of something else")
+
+
+def _no_database(why: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(why)
+    error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+    return error
 
 
 def _open_sqlite(path: Path) -> None:
     """Sees to it that MLflow finds a whole database at `path`, and the one that is there now."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    if known := SqlAlchemyStore._engine_map.get(f"sqlite:///{path}"):
+    if known := SqlAlchemyStore._engine_map.get(f"{SQLITE_URI}{path}"):
         known.dispose()  # its connections would go on with a file that was deleted since
     if path.exists():
         _refuse_damaged(path)

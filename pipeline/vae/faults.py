@@ -7,7 +7,8 @@ is measured alone or beside others alike.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,13 +38,49 @@ def find_fault(record: Mapping[str, Any], shape: Shape) -> str | None:
     """
     file = str(record["family"]).rpartition(":")[0]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _process_is_left_alone():
             _examine(read_architecture(record), shape)
     except (_Fault, UserError) as fault:
         return str(fault)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"fails: {where(error, file)}"
     return None
+
+
+@contextmanager
+def _process_is_left_alone() -> Iterator[None]:
+    """Trainings of other families follow in the same process, and must not depend on this one."""
+    before = _of_the_process()
+    try:
+        yield
+        for name, value in _of_the_process().items():
+            if value != before[name]:
+                raise _Fault(
+                    f"changes torch for the whole process ({name}): other trials would depend on"
+                    " whether it was there before them"
+                )
+    finally:
+        torch.set_default_dtype(before["default_dtype"])
+        torch.set_num_threads(before["num_threads"])
+        torch.set_grad_enabled(before["grad_enabled"])
+        torch.set_flush_denormal(before["flush_denormal"])
+
+
+def _of_the_process() -> dict[str, Any]:
+    tiny = torch.tensor([1e-40], dtype=torch.float32)
+    return {
+        "default_dtype": torch.get_default_dtype(),
+        "num_threads": torch.get_num_threads(),
+        "grad_enabled": torch.is_grad_enabled(),
+        "flush_denormal": float(tiny * 1.0) == 0.0,
+        "default_device": str(torch.get_default_device()),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "cudnn": torch.backends.cudnn.enabled,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+    }
 
 
 def _examine(architecture: Architecture, shape: Shape) -> None:

@@ -71,7 +71,7 @@ def has_room(device: str) -> bool:
     import psutil
 
     memory = psutil.virtual_memory()
-    return memory.available >= EMPTY["cpu"] * memory.total
+    return bool(memory.available >= EMPTY["cpu"] * memory.total)
 
 
 def oom_kills() -> int:

@@ -25,7 +25,7 @@ from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.patience import StorageAway
 from pipeline.study.race import FIRST_SEEDS
 from pipeline.study.watch import Stage, most_trials, races
-from pipeline.study.workers import CANCEL, PAUSE, wish, wished
+from pipeline.study.workers import CANCEL, PAUSE, wished
 from pipeline.work.checkpoints import clear_finished
 from pipeline.work.job import Job
 from pipeline.work.launcher import Launcher
@@ -122,8 +122,6 @@ class _Crew:
 
     def _run_workers(self, stop: Stop) -> None:
         _say_threads(f"{self.stage} {self.space.name}")
-        if wished(self.ledger, self.space.name) == CANCEL:  # this command says otherwise
-            wish(self.ledger, self.space.name, None)
         launcher = self._launcher(self._keep_job())
         try:
             launcher.start()

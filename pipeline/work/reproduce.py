@@ -8,7 +8,7 @@ from pipeline.results.keys import TIMES
 from pipeline.results.states import State
 from pipeline.study.arithmetic import difference as unlike
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Trial
+from pipeline.study.rows import Trial
 from pipeline.work.trainings import Trainer, TrialFailed, outcome
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ SCRIPT = Path(__file__).with_name("worker.sbatch")
 LOOK_SECONDS = 5.0  # between two questions to the controller
 ANSWER_SECONDS = 60.0
 NO_CHECKOUT = 78  # of the script
+TASK = "PIPELINE_TASK"  # of a worker's environment: the script's, which has one at a time
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
         "TIMEOUT"}  # fmt: skip
 WELL = {"CANCELLED", "COMPLETED"}
@@ -194,11 +195,14 @@ def task_id() -> str | None:
 
 
 def release_predecessors(ledger: Ledger, sweep: str, task: str, after: int | None) -> None:
-    """Frees what earlier workers of this task hold: Slurm has never two of one at work.
+    """Frees what earlier workers of this task hold, if our job script has started this one: it has
+    never two at work. In a job of somebody's own there may be many, beside each other.
 
     `after` is how the last one ended, if the job script has seen it: a crash is a strike against
     the trial. A task that was requeued may have a zombie on a lost node, which is told to leave.
     """
+    if os.environ.get(TASK) != task:
+        return
     crashed = after is not None and after - 128 in CRASHES
     for row in workers(ledger, sweep):
         if row.slurm == task and row.code is None:

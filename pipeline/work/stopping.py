@@ -32,8 +32,11 @@ class Stop:
     def hear(self, number: int) -> None:
         """Takes a signal. The deadline itself is no one's second request, whenever it passes.
 
+        Nor is a second hang-up: a closed terminal sends one by its shell and one by the kernel.
         Raises KeyboardInterrupt where nobody looks at it: while the storage is waited for.
         """
+        if number == signal.SIGHUP in self.signals:
+            return
         self._twice = self._twice or self.asked
         self.signals.append(number)
         if is_waiting():

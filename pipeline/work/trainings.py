@@ -15,7 +15,7 @@ from pipeline.paths import Paths
 from pipeline.record import open_stage
 from pipeline.results.keys import KEPT
 from pipeline.results.states import Kind
-from pipeline.seeds import derive_seed
+from pipeline.seeds import trial_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
@@ -74,8 +74,7 @@ class Trainer:
                 " the `data` that it began with"
             )
         setting = read_setting(space.record(chosen))
-        label = "seed" if study.kind == Kind.CANDIDATE else "trial"
-        seed = derive_seed(space.search.seed, label, number)
+        seed = trial_seed(space.search.seed, number, fresh=study.kind == Kind.CANDIDATE)
         with self.failures():
             return Training(self._train, self._validation, setting, seed, study.epochs, self.device)
 
@@ -105,7 +104,7 @@ class Trainer:
             yield
         except Diverged as error:
             raise TrialFailed(str(error)) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which a model of somebody's own may raise
             whose = cause(error)
             if whose is Cause.MACHINE or (whose is Cause.MEMORY and not self._has_room):
                 raise

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.results.keys import TIMES
 from pipeline.results.states import Kind, State
-from pipeline.settings.hyperparameters import Value
 from pipeline.study.claim import Lease
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
@@ -48,9 +47,9 @@ class TrialRun:
         self._training: Training | None = None
         self._ledger = ledger.saving(self._save)  # before it waits: it may wait in vain
 
-    def run(self, chosen: dict[str, Value], renewal: Renewal, stopping: Callable[[], bool]) -> None:
+    def run(self, renewal: Renewal, stopping: Callable[[], bool]) -> None:
         """Trains to the trial's end or until it is told to stop. Raises LeaseLost."""
-        training = None
+        training, chosen = None, self._lease.parameters
         self._checkpoints.of = name_of(self._study.id, self._lease.trial, chosen, self._meta)
         try:
             training = self._trainer.new_training(self._study, self._lease.trial, chosen)

@@ -10,7 +10,8 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.study.compare import Matrix
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.ledger import Ledger
+from pipeline.study.rows import Trial
 from pipeline.work.reproduce import difference, elsewhere
 from pipeline.work.trainings import Trainer, save_run
 

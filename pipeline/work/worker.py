@@ -17,15 +17,14 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
-from pipeline.settings.hyperparameters import Value
-from pipeline.settings.space import PRUNERS
+from pipeline.settings.sections import PRUNERS
 from pipeline.study.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.constraints import within
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
 from pipeline.study.ledger import LEASE_SECONDS, LeaseLost, Ledger
-from pipeline.study.limits import within
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
@@ -67,7 +66,7 @@ class Worker:
         self._job = job
         self._presence = presence or Presence(owner_name(os.getpid()))
         self._owner = self._presence.owner
-        self._ledger = ledger.present(self._presence)
+        self._ledger = ledger.seeing(self._presence.note)
         self._paths = Paths(root, job.space.name)
         self._slot = slot
         self._only = only
@@ -190,7 +189,6 @@ class Worker:
             meta=self._meta,
             among=among,
             mixed=self._job.mixed_arithmetic,
-            runs=False,
         )
 
     def _begin(self, watch: Watch) -> Lease | None:
@@ -277,14 +275,7 @@ class Worker:
                 self._meta,
                 shares=self._job.shares and study.kind == Kind.CANDIDATE,
             )
-            run.run(self._parameters(study, lease), renewal, lambda: self._leaves_trial)
-
-    def _parameters(self, study: Study, lease: Lease) -> dict[str, Value]:
-        if lease.parameters is not None:
-            return lease.parameters
-        chosen = self._job.candidates[study.id]
-        self._ledger.propose(lease, chosen)
-        return chosen
+            run.run(renewal, lambda: self._leaves_trial)
 
     def _prunes(self, watch: Watch, number: int, training: Training) -> bool:
         """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""

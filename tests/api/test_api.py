@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from own_models import EXAMPLE
 from worked import SPACE, Worked
 
 from pipeline.api import Checkout, Comparison, Sweep
@@ -129,6 +130,12 @@ def test_a_sweep_is_defined_and_run(checkout: Checkout) -> None:
     sweep = checkout.define("made", SPACE)
     with pytest.raises(UserError, match="exists"):
         checkout.define("made", SPACE)
+    with pytest.raises(UserError, match="give plain numbers"):
+        checkout.define("arrays", {**SPACE, "search": {"trials": np.int64(3)}})
+    (checkout.root / "own.py").write_text(EXAMPLE)
+    own = checkout.define("own", {"data": SPACE["data"],
+                                  "parameters": {"family": "own.py:ResidualVAE"}})  # fmt: skip
+    assert own.space.sources.keys() == {"own.py"}
     sweep.run("prepare")
     assert sweep.paths.manifest.exists()
     with pytest.raises(UserError, match="stage must be one of prepare"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from worked import Worked
 
+from pipeline.api import Checkout
+from pipeline.files import write_json
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.deadline import now
@@ -71,6 +74,42 @@ def closes(tiny: Worked, monkeypatch: pytest.MonkeyPatch) -> Closes:
     return closes
 
 
+@pytest.fixture
+def closed(worked: Worked, tmp_path: Path) -> Worked:
+    """A sweep whose deadline has closed it with half of what its file asks for."""
+    sweep = worked.copy(tmp_path / "closed")
+    chosen = {"search.trials": 3, "retrain.top": 1, "retrain.seeds": 2}
+    for name, value in chosen.items():
+        sweep.edit(*name.split("."), 2 * value)
+    file = {name: 2 * value for name, value in chosen.items()}
+    write_json(sweep.runs / "tiny" / "budget.json", {"file": file, "chosen": chosen})
+    return sweep
+
+
+def test_a_closed_sweep_is_one_for_all_who_read_it(closed: Worked) -> None:
+    for command in ("retrain", "evaluate"):
+        closed.done(command, "tiny")
+        closed.done("verify", "tiny", "--no-mlflow")
+    shutil.copytree(closed.runs / "tiny", closed.runs / "other")
+    spaces = closed.root / "search_spaces"
+    shutil.copyfile(spaces / "tiny.yaml", spaces / "other.yaml")
+    checkout = Checkout(closed.root)
+    assert "cannot be told apart" in str(checkout.compare("tiny", "other"))
+    assert checkout["tiny"].figure("history").axes
+
+
+def test_what_is_above_the_file_is_exported_and_seen(worked: Worked, tmp_path: Path) -> None:
+    """A night has added trials to those of the file."""
+    sweep = worked.copy(tmp_path / "clone")
+    sweep.edit("search", "trials", 1)
+    chosen = {"search.trials": 3, "retrain.top": 1, "retrain.seeds": 2}
+    note = {"file": {**chosen, "search.trials": 1}, "chosen": chosen}
+    write_json(sweep.runs / "tiny" / "budget.json", note)
+    code, out, _ = sweep.give("export", "tiny", "--optuna", f"sqlite:///{tmp_path}/optuna.db")
+    assert (code, "3 trials in Optuna's storage" in out) == (0, True)
+    assert len(Checkout(sweep.root)["tiny"].trials(live=True)) == 3
+
+
 @pytest.mark.slow
 def test_a_search_closes_with_what_has_ended(tiny: Worked, closes: Closes, tmp_path: Path) -> None:
     closes("search", Kind.SEARCH, 4)  # one more than there were
@@ -121,6 +160,15 @@ def test_without_time_for_an_answer_that_of_before_stands(tiny: Worked) -> None:
         " stand; nothing is lost: the same command goes on"
     )
     assert outputs(tiny) == before
+
+
+def test_that_of_before_keeps_the_data_that_it_was_made_from(tiny: Worked) -> None:
+    before = outputs(tiny)
+    tiny.edit("data", "validation", {"fraction": 0.2, "seed": 1})
+    until = (now() + timedelta(seconds=-1)).isoformat()
+    assert tiny.give("run", "tiny", "--until", until)[0] == 130
+    assert outputs(tiny) == before
+    assert not list((tiny.runs / "state").glob("aside-*"))
 
 
 @pytest.mark.slow

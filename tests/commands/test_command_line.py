@@ -55,7 +55,7 @@ def test_a_ledger_with_damaged_pages(tiny: Sweep, give: Give) -> None:
         assert give(command) == (
             2,
             f"error: the ledger {tiny.paths.ledger} is damaged (database disk image is malformed):"
-            " put a copy of it in its place, or move it away to search anew",
+            " put a backup in its place, or move it away to search anew",
         )
 
 

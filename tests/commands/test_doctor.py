@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +99,21 @@ def test_a_tracker_that_is_busy_or_away(root: Path, server: int) -> None:
     assert "does not answer" in said
 
 
+def test_a_tracker_that_is_a_database_is_named(root: Path) -> None:
+    uri = "postgresql://me:secret@far/mlflow"
+    (finding,) = doctor._tracker(root, Machine.model_validate({**PLAIN, "tracking": uri}))
+    assert finding == Finding("tracker", "postgresql://***@far/mlflow, not looked at")
+
+
+def test_a_dvc_remote_with_a_space_in_its_path(root: Path) -> None:
+    (root / ".dvc").mkdir()
+    (root / "my disk").mkdir()
+    config = f"[core]\n    remote = far\n['remote \"far\"']\n    url = {root}/my disk\n"
+    (root / ".dvc" / "config").write_text(config)
+    (root / ".git").mkdir()
+    assert list(doctor._dvc(root, Machine())) == [Finding("dvc", f"remote far at {root}/my disk")]
+
+
 def test_a_slurm_that_is_not_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(root))
     monkeypatch.setattr(doctor, "health", lambda *_: None)
@@ -128,3 +145,29 @@ def test_a_dvc_remote_that_is_gone(root: Path) -> None:
         "remote far at /nowhere/at/all",
         "it is not there: mount or make it, or `dvc remote modify far url`",
     )
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///own.db"])
+def test_a_tracker_whose_database_is_damaged(root: Path, uri: str | None) -> None:
+    def said() -> str:
+        found = examine(root, Machine.model_validate({**PLAIN, "tracking": uri}))
+        (line,) = (str(each) for each in found if each.place == "tracker")
+        return line
+
+    db = root / uri.rpartition("/")[2] if uri else Paths(root, "").mlflow_db
+    assert said() == f"ok    tracker: {db}, which the first sync makes"
+    with closing(sqlite3.connect(db)) as whole, whole:
+        whole.execute("CREATE TABLE experiments (name)")
+        whole.executemany("INSERT INTO experiments VALUES (?)", [("a" * 100,)] * 1000)
+    assert said() == f"ok    tracker: {db}"
+    db.write_bytes(db.read_bytes()[:50_000])
+    assert said().startswith(f"wrong tracker: {db} is damaged (")
+    assert said().endswith("): move it away, and the next sync makes another")
+    db.write_bytes(b"garbage" * 100)
+    assert "is damaged (file is not a database)" in said()
+
+
+def test_a_tracker_in_a_database_server_is_named(root: Path) -> None:
+    machine = Machine.model_validate({**PLAIN, "tracking": "postgresql://me:secret@db/mlflow"})
+    (line,) = (str(each) for each in examine(root, machine) if each.place == "tracker")
+    assert line == "ok    tracker: postgresql://***@db/mlflow, which is not asked"

@@ -15,6 +15,7 @@ import yaml
 from crews import SPACE, Sweep, make_sweep
 from recording import record_stages
 from rights import as_a_person
+from studies import next_lease
 
 from pipeline.__main__ import main
 from pipeline.files import write_json
@@ -33,7 +34,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     ledger = made.ledger
     for study in ("tiny-fork", made.study.id):
         ledger.open_study(study, "tiny", "search", made.study.spec)
-        lease = ledger.claim(study, budget=8, owner="elsewhere/1/1", meta={})
+        lease = next_lease(ledger, study, owner="elsewhere/1/1")
         assert lease
         ledger.finish(lease, "complete", [], {"nelbo_nats": 25.0})
         folder = made.paths.trial(study, 0)
@@ -119,7 +120,7 @@ def test_clean_asks_on_a_terminal(tiny: Sweep, give: Give, monkeypatch: pytest.M
 
 def test_clean_refuses_while_a_trial_is_held(tiny: Sweep, give: Give) -> None:
     ledger = tiny.ledger
-    assert ledger.claim(tiny.study.id, budget=8, owner="elsewhere/1/1", meta={})
+    assert next_lease(ledger, tiny.study.id, owner="elsewhere/1/1")
     before = files(tiny)
     code, _, complaint = give("clean --yes")
     assert code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,28 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(root: Path) -> None:
     wrong = pipeline(root, "new", "mine", "--images", "bad", "--for", "soon")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: new: --for must be a duration such as 90m")
+
+
+def test_a_folder_of_any_name(root: Path) -> None:
+    folder = root / 'it\'s "mine" \\x: # ü'
+    folder.mkdir()
+    for index in range(20):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(folder / f"{index}.png")
+    new_space(root, Machine(), "mine", folder.name, 60)
+    assert load_space(root, "mine").data.path == folder.name
+    assert not (root / "runs").exists()  # where two at once would meet
+
+
+def test_an_image_too_large_to_be_one_is_one_line(root: Path) -> None:
+    (root / "bombs").mkdir()
+    file = root / "bombs" / "a.png"
+    Image.new("L", (1, 1)).save(file)
+    content = bytearray(file.read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2  # IHDR: width, height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.png: is no readable image .*bomb"):
+        new_space(root, Machine(), "mine", "bombs", 60)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_an_opened_trial_belongs_to_nobody_of_before(desk: Desk) -> None:
     again = desk.must_claim("c")
     assert (again.number, again.parameters, again.curve) == (0, {"lr": 1.0}, [])
     assert [part.number for part in desk.ledger.parts(STUDY)] == [0]  # 1 is planned anew
-    assert desk.ledger.claim(STUDY, budget=9, owner="d", meta={}, runs=False) is None
+    assert desk.ledger.claim(STUDY, budget=9, owner="d", meta={}) is None
 
 
 def test_what_came_after_the_study_was_read_is_not_left_as_it_is(desk: Desk) -> None:
@@ -69,6 +69,20 @@ def test_what_came_after_the_study_was_read_is_not_left_as_it_is(desk: Desk) -> 
 
 def retry(made: Sweep, number: int | None = None) -> list[str]:
     return retry_failed(made.root, Machine(tracking="none"), "tiny", number)
+
+
+def test_a_retry_opens_all_or_nothing(tiny: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another host a run of a candidate is in work: the search's failure stays, too."""
+    ledger, (candidate,) = tiny.ledger, tiny.candidates({"lr": 0.01})
+    monkeypatch.setattr("pipeline.commands.retry._candidates", lambda *_: [candidate])
+    for study in (tiny.study, candidate):
+        ledger.open_study(study.id, "tiny", study.kind, study.spec)
+        lease = begin(ledger, study.id, {"lr": 0.01}, until=3, owner="a")
+        ledger.finish(lease, "failed", [], None, "a reason")
+    begin(ledger, candidate.id, {"lr": 0.01}, until=3, owner="another")
+    with pytest.raises(UserError, match=f"study {candidate.id} is being worked on"):
+        retry(tiny)
+    assert [trial.state for trial in tiny.trials()] == ["failed"]
 
 
 def test_after_a_retry_the_answer_is_that_of_a_search_without_the_failure(

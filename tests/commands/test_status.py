@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from crews import Sweep, make_sweep
+from crews import Sweep, make_sweep, sweep
 from recording import record_stages
 from studies import begin
 
@@ -91,3 +91,22 @@ def test_outputs_whose_ledger_was_moved_away_are_not_said_to_be_none(tmp_path: P
     record_stages(made.paths, made.space, "search")
     text = status_text(made.root, machine, None, [])
     assert text.startswith("the ledger has no study of tiny, whose outputs are in runs/tiny:")
+
+
+def test_a_search_without_a_success_says_what_to_do(tmp_path: Path) -> None:
+    made = make_sweep(tmp_path, sweep(search={"trials": 2, "parallelism": 1, "rungs": [8]}))
+    study, ledger = made.study, made.ledger
+    ledger.open_study(study.id, "tiny", study.kind, study.spec)
+
+    def text() -> str:
+        return status_text(made.root, Machine(tracking="none"), "tiny", [])
+
+    for number in range(2):
+        assert "no trial has succeeded" not in text(), "it is not over"
+        lease = begin(ledger, study.id, {"lr": 0.9}, until=8, owner=f"host/{number}/1")
+        ledger.finish(lease, "failed", [], None, "diverged")
+    assert (
+        "  no trial has succeeded: change what search_spaces/tiny.yaml searches (a lower lr, if"
+        " they diverged), set search.fallback, or train them again by `python -m pipeline retry"
+        " tiny`"
+    ) in text().splitlines()

@@ -20,8 +20,10 @@ from surroundings import ARITHMETIC, free_port
 from worked import SPACE, Worked
 
 from pipeline.commands import sweep as sweeping
+from pipeline.commands.night import read_nights
 from pipeline.commands.standing import Winner, gained
 from pipeline.errors import OutOfTime, UserError
+from pipeline.files import write_json
 from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
@@ -107,9 +109,12 @@ class TestExitCodes:
         trace = desk.runs / "nights" / "2026-03-02" / "a.traceback.txt"
         assert trace.exists() == (code == 1)
 
-    def test_a_signal_ends_all_and_is_said(self, desk: Worked, answers: Any) -> None:
+    @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_ends_all_and_is_said(
+        self, kind: signal.Signals, desk: Worked, answers: Any
+    ) -> None:
         def answer(asked: Space, machine: Machine, paths: Paths, file: Space) -> Space:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), kind)
             raise AssertionError("the signal comes first")
 
         answers(answer)
@@ -172,6 +177,32 @@ class TestTheCommandAtTheEnd:
         assert summary(desk)["then"]["outcome"] == outcome
 
 
+class TestPastNights:
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": "at work", "sweeps": [1]}'])
+    def test_a_damaged_one_keeps_nobody_from_tonights(
+        self, desk: Worked, answers: Any, content: str
+    ) -> None:
+        answers(fine)
+        assert desk.give("sweep", "a")[0] == 0
+        (desk.runs / "nights" / "2026-03-02" / "summary.json").write_text(content)
+        code, _, err = desk.give("sweep", "a")
+        assert (code, "Traceback" in err) == (0, False)
+        assert states(desk, "2026-03-02-2") == {"a": "nothing to do"}
+        _, shown, _ = desk.give("nights")
+        assert "its summary.json is damaged: remove it" in shown
+
+    def test_they_are_in_the_order_of_the_worlds_clock(self, desk: Worked) -> None:
+        """The hour in which summer time ends is there twice."""
+        for name, started in (
+            ("b", "2026-10-25T02:10:00+01:00"),
+            ("a", "2026-10-25T02:20:00+02:00"),
+        ):
+            night = {"state": "done", "started": started, "until": None, "seconds": 1.0,
+                     "owner": "x", "sweeps": []}  # fmt: skip
+            write_json(desk.runs / "nights" / name / "summary.json", night)
+        assert [night["night"] for night in read_nights(desk.root)] == ["a", "b"]
+
+
 class TestTurns:
     @pytest.fixture
     def ledger(self, storage: str) -> Iterator[Ledger]:
@@ -204,11 +235,14 @@ class TestTurns:
             rows = lambda: ledger.write(lambda db: db.execute(TURNS.select()).all())  # noqa: E731
             first = rows()[0].expires
             eventually(lambda: rows()[0].expires > first, "it is renewed")
-            ledger.write(lambda db: db.execute(TURNS.update().values(owner="you", expires=9e12)))
+            other = {"owner": "you", "expires": ledger.now() + 90}
+            ledger.write(lambda db: db.execute(TURNS.update().values(other)))
             eventually(lambda: lost, "it is noticed")
-        assert take_turn(ledger, "sweep a", "me", alive) == "you"
-        ledger.write(lambda db: db.execute(TURNS.update().values(expires=0)))
-        assert take_turn(ledger, "sweep a", "me", alive) == "me"
+        there = ledger.now()
+        for expires, holder in ((there + 90, "you"), (0.0, "me"), (there + 9000, "me")):
+            row = {"owner": "you", "expires": expires}
+            ledger.write(lambda db, row=row: db.execute(TURNS.update().values(row)))
+            assert take_turn(ledger, "sweep a", "me", alive) == holder  # the last: set back since
 
 
 class TestGains:

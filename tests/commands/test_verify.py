@@ -464,6 +464,41 @@ def test_a_forgery_is_found_elsewhere_though_every_digest_is_right(
     assert found(site) != []
 
 
+MEASURED, RUNS, STUDY = "retrain/measured.npy", "retrain/runs.json", "search/study.json"
+FURTHER: dict[str, tuple[Forgery, str]] = {
+    "every image twice": (of_measured(lambda m: np.repeat(m, 2, axis=2)), f"{MEASURED}: has "),
+    "a further candidate": (
+        of_measured(lambda m: np.concatenate([m, m[:1]])), f"{MEASURED}: holds what no run"
+    ),
+    "a further seed": (
+        of_measured(lambda m: np.concatenate([m, m[:, :1]], axis=1)),
+        f"{MEASURED}: holds what no run",
+    ),
+    "runs of another kind": (
+        of(RUNS, lambda s: swap(s[0], "kind", "search")), "is said to be of kind search"
+    ),
+    "a search of another kind": (
+        of(STUDY, lambda s: swap(s[0], "kind", "candidate")), "is said to be of kind candidate"
+    ),
+    "a note": (of(RUNS, lambda s: s[1].update(note="sound")), "note is nothing that is recorded"),
+    "a note on a trial": (
+        of(STUDY, lambda s: s[0]["trials"][1].update(note="sound")), "note is nothing that is"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("forge", "line"), FURTHER.values(), ids=FURTHER)
+def test_what_is_beside_the_record_is_found(
+    forge: Forgery, line: str, finished: Path, tmp_path: Path
+) -> None:
+    """Whatever else of it is found: intervals are narrower if every image is there twice."""
+    site = copy_of(finished, tmp_path / "copy", ledger=False)
+    forger = Forger(site.paths)
+    forge(forger, random.Random(7))
+    forger.seal()
+    assert any(line in each for each in found(site))
+
+
 def test_a_failure_that_was_none_is_found_by_training_again(finished: Path, tmp_path: Path) -> None:
     """With every epoch as it was: what is forged is the end."""
     site = copy_of(finished, tmp_path / "copy", ledger=False)

@@ -11,7 +11,11 @@ import pytest
 from crews import ROOT, Sweep, children, eventually, no_one_left, pid_of
 from surroundings import ARITHMETIC
 
-from pipeline.study.workers import PAUSE, workers
+from pipeline.commands.stage import run_stage
+from pipeline.commands.worker import _present
+from pipeline.errors import Interrupted
+from pipeline.settings.machine import Machine
+from pipeline.study.workers import CANCEL, PAUSE, Presence, arrive, wish, wished, workers
 
 SLOW = """import sys
 if "worker" in sys.orig_argv:
@@ -71,6 +75,20 @@ def test_workers_pause_go_on_and_leave_wherever_they_were_started(
     assert tiny.tables() == undisturbed.tables()
 
 
+@pytest.mark.slow
+def test_a_cancel_between_two_stages_of_a_command_is_heard(tiny: Sweep) -> None:
+    with no_one_left(tiny.start("search", 1)) as command:
+        assert command.wait() == 0, tiny.errors
+    wish(tiny.ledger, "tiny", CANCEL)
+    machine = Machine(workers=1, tracking="none", device="cpu")
+    with pytest.raises(Interrupted, match="retrain tiny: cancelled"):
+        run_stage("retrain", tiny.space, machine, tiny.paths)
+    assert wished(tiny.ledger, "tiny") == CANCEL
+    with no_one_left(tiny.start("retrain", 1)) as again:  # this command says otherwise
+        assert again.wait() == 0, tiny.errors
+    assert wished(tiny.ledger, "tiny") is None
+
+
 def test_a_sweep_without_a_study_has_nobody_to_tell(tiny: Sweep) -> None:
     done = give(tiny, "pause", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
@@ -91,3 +109,21 @@ def test_a_worker_without_a_job_or_with_other_code_says_so(tiny: Sweep) -> None:
     assert f"the code of job {job.id} is another one than this checkout's" in done.stderr
     (row,) = workers(tiny.ledger, "tiny")
     assert (row.code, row.said) == (2, done.stderr.removeprefix("error: ").strip())
+
+
+def test_workers_of_one_allocation_leave_each_other_alone(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives `run` in a job of Slurm has several; our job script has one at a time."""
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    ledger = tiny.ledger
+    job = tiny.worker(ledger)._job
+    arrive(ledger, Presence("node@there/1/1"), "tiny", "77")
+    with _present(ledger, job, None):
+        assert [row.wish for row in workers(ledger, "tiny")] == [None, None]
+        assert {row.slurm for row in workers(ledger, "tiny")} == {"77"}
+    monkeypatch.setenv("PIPELINE_TASK", "77")
+    with _present(ledger, job, None):
+        wishes = {row.owner: row.wish for row in workers(ledger, "tiny")}
+        assert wishes["node@there/1/1"] == CANCEL

@@ -17,7 +17,8 @@ from pipeline.data.readers import read_images
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
-from pipeline.settings.space import Data, Space, parse_space
+from pipeline.settings.sections import Data
+from pipeline.settings.space import Space, parse_space
 from pipeline.stages import prepare
 
 SIZES = [(20, 30), (30, 20), (9, 9), (64, 48)]

@@ -17,7 +17,7 @@ from pipeline.data import download, sources
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
-from pipeline.settings.space import Data
+from pipeline.settings.sections import Data
 
 TINY = {
     "train-images-idx3-ubyte": np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3),

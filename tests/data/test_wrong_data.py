@@ -124,6 +124,9 @@ NPZ: dict[str, bytes] = {
     "two images": saved(images=GREY[:2]),
 }  # fmt: skip
 
+UNSEEN = ("a flipped byte", "encrypted", "one image", "two images")  # by heads alone
+BOTH = ("prepare", "check")
+
 
 def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
@@ -204,7 +207,7 @@ def refused(own: Worked, kind: str, path: str, *verbs: str) -> list[str]:
     for verb in verbs or ("prepare",):
         code, out, err = own.give(verb, "tiny")
         assert (code, err.count("\n")) == (2, 1), (code, out, err)
-        assert not out or verb == "check"  # which says first what the space means
+        assert not out
         assert err.startswith("error: ")
         assert len(err) < 700
         assert not (own.runs / "tiny" / "prepare").exists()
@@ -219,10 +222,10 @@ def looked_at(own: Worked) -> None:
     assert err.count("\n") == (code == 2), err
 
 
-@pytest.mark.parametrize("content", NPZ.values(), ids=NPZ.keys())
-def test_npz(content: bytes, own: Worked) -> None:
-    (own.root / "own.npz").write_bytes(content)
-    for line in refused(own, "npz", "own.npz"):
+@pytest.mark.parametrize("name", NPZ)
+def test_npz(name: str, own: Worked) -> None:
+    (own.root / "own.npz").write_bytes(NPZ[name])
+    for line in refused(own, "npz", "own.npz", *(["prepare"] if name in UNSEEN else BOTH)):
         assert "own.npz" in line or "data" in line
     looked_at(own)
 

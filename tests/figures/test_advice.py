@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.figures import advice, winner_advice
-from pipeline.settings.space import Search
+from pipeline.settings.sections import Search
 
 
 def training(values: list[float], train: list[float] | None = None) -> pd.DataFrame:
@@ -144,3 +144,16 @@ def test_a_budget_that_was_gone_before_the_sampler_learned() -> None:
     assert advice.never_learned(trials("c" * 20), search) == []
     assert advice.never_learned(trials("c" * 8), Search(trials=8, sampler="random")) == []
     assert advice.never_learned(trials(""), search) == []
+
+
+def test_a_search_without_a_success_says_what_to_do() -> None:
+    def said(states: str) -> list[str]:
+        return advice.failures(trials(states).assign(reason="diverged"))
+
+    assert said("cc") == []
+    assert said("cf") == ["1 of 2 trials failed: diverged"]
+    assert said("ff") == [
+        "2 of 2 trials failed: diverged",
+        "No trial has succeeded, so the winner is search.fallback, and the search has found"
+        " nothing: narrow the ranges around it (a lower lr, if they diverged), search again.",
+    ]

@@ -14,7 +14,7 @@ import pytest
 from pipeline.figures import advice, curves, images, latent, markup, passes, rungs, trials, walks
 from pipeline.figures.importance import Importance, importance
 from pipeline.settings.hyperparameters import Choices, Range
-from pipeline.settings.space import Search
+from pipeline.settings.sections import Search
 
 
 def many_trials(count: int) -> tuple[pd.DataFrame, trials.Domains]:

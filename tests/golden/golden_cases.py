@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any, get_args
 
 from pipeline.settings.hyperparameters import ONLY_FOR_FAMILY, Hyperparameters
-from pipeline.settings.space import Model
+from pipeline.settings.sections import Model
 
 Case = dict[str, Any]  # hyperparameters and the model section, but what it does not read
 Held = tuple[tuple[str, str], ...]  # names, each with the text of its value

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from golden_arithmetic import processor
 from golden_cases import EPOCHS, FIXED, Case
 from trainings import digits, run, training
 
 from pipeline.vae.measure import elbo
+from pipeline.vae.process import arithmetic as of_trainings
 from pipeline.vae.training import VALIDATION_SEED
 
 FILE = Path(__file__).parent / "curves.json"
@@ -32,12 +31,8 @@ def compute(case: Case) -> Curve:
 
 
 def arithmetic() -> dict[str, str]:
-    """What the last bits depend on: torch, its kernels, and what its libraries choose theirs by."""
-    return {
-        "torch": torch.__version__.partition("+")[0],
-        "kernels": torch.backends.cpu.get_cpu_capability(),
-        "processor": processor(),
-    }
+    """What the last bits depend on: a study's trials have the same."""
+    return of_trainings("cpu")
 
 
 def differences(case: Case, then: Curve, now: Curve, *, exact: bool) -> list[str]:

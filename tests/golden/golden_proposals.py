@@ -5,18 +5,17 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-from golden_arithmetic import processor
 from searches import complete, mixed, search, toy_space
 
-from pipeline.settings.space import Search
+from pipeline.settings.sections import Search
 from pipeline.study import propose
+from pipeline.study.numerics import of_proposals
 from pipeline.study.prune import Curve, should_prune
+from pipeline.vae.process import arithmetic as of_trainings
 
 FILE = Path(__file__).parent / "proposals.json"
 TRIALS, STARTUP = 18, 5
@@ -64,9 +63,8 @@ def compute() -> dict[str, list[Any]]:
 
 
 def arithmetic() -> dict[str, str]:
-    """What proposals depend on besides the code."""
-    libraries = {name: version(name) for name in ("optuna", "cmaes", "numpy", "scipy")}
-    return {**libraries, "numpy kernels": _numpy_kernels(), "processor": processor()}
+    """What proposals depend on besides the code: a study's workers agree on the same."""
+    return {**of_trainings("cpu"), **of_proposals()}
 
 
 def differences(name: str, then: list[Any], now: list[Any], *, exact: bool) -> list[str]:
@@ -84,12 +82,6 @@ def differences(name: str, then: list[Any], now: list[Any], *, exact: bool) -> l
         for number, (old, new) in enumerate(zip(then, now, strict=True))
         if old != new
     ]
-
-
-def _numpy_kernels() -> str:
-    """The instruction set of numpy's exponential here."""
-    found = np.lib.introspect.opt_func_info(func_name="^exp$", signature="float64")
-    return found["exp"]["dd"]["current"]
 
 
 def _proposed(folder: Path, settings: dict[str, Any]) -> list[list[Any]]:

@@ -8,8 +8,9 @@ from typing import Any, get_args
 import pytest
 from golden_proposals import FILE, PRUNERS, SEARCHES, arithmetic, compute, differences
 
-from pipeline.settings.space import Search
+from pipeline.settings.sections import Search
 from pipeline.study.identity import PROPOSAL_SEMANTICS
+from pipeline.study.numerics import PROPOSALS
 
 GOLDEN = json.loads(FILE.read_text())
 
@@ -29,7 +30,7 @@ def test_a_search_is_what_was_recorded(name: str, computed: dict[str, list[Any]]
     exact = GOLDEN["arithmetic"] == now
     found = differences(name, GOLDEN["recorded"][name], computed[name], exact=exact)
     assert not found, (
-        f"`{name}` with optuna {now['optuna']} (recorded with {GOLDEN['arithmetic']['optuna']}) is"
+        f"`{name}` here ({now[PROPOSALS]}; recorded with {GOLDEN['arithmetic'][PROPOSALS]}) is"
         f" another search ({found[0]}): raise PROPOSAL_SEMANTICS in pipeline/study/identity.py and"
         " record anew by `make golden`, or find the mistake"
     )

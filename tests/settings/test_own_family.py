@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -15,13 +16,17 @@ from pipeline.paths import Paths
 from pipeline.record import settings_of
 from pipeline.settings import snapshot
 from pipeline.settings.declared import read_declared
-from pipeline.settings.own_family import kind_of
-from pipeline.settings.space import Space, load_space, parse_space
+from pipeline.settings.hyperparameters import Hyperparameters
+from pipeline.settings.own_family import TAKEN, kind_of
+from pipeline.settings.space import Model, Space, load_space, parse_space
 from pipeline.study.identity import candidate_study, changes, search_study
 from pipeline.study.receipt import left_out
 from pipeline.study.restore import file_text, restored, space_text
 from pipeline.vae.families import FAMILIES
 from pipeline.vae.setting import read_setting
+
+if TYPE_CHECKING:
+    from worked import Worked
 
 FAMILIES_FOLDER = Path(__file__).parents[2] / "pipeline" / "vae" / "families"
 CLASS = "@dataclass(frozen=True)\nclass ResidualVAE:\n"
@@ -138,6 +143,12 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
             FIELD.replace("width", "lr").format("float", "0.1, meaning='x', low=0, high=1"),
             "ResidualVAE.lr: every family has a hyperparameter lr: rename it",
         ),
+        (FIELD.format("int", "3, meaning='x', low=1, high='9'"), "a number has a range"),
+        (FIELD.format("int", "3, meaning='x', low=0.5, high=9"), "an integer has whole numbers"),
+        (FIELD.format("int", "3, meaning='x', low=1, high=1e999"), "a number has a range"),
+        (FIELD.format("str", "'a', meaning='x', choices='abc'"), "text needs `choices`: list them"),
+        (FIELD.format("str", "'a', meaning='x', choices=5"), "text needs `choices`: list them"),
+        (FIELD.format("int", "{[]: 1}, meaning='x'"), "must be written out, not computed"),
         ("from . import helpers", "line 1: a family is one file"),
         ("import search_spaces", "line 1: a family is one file"),
         ("def f():\n    import pipeline.study.ledger", "line 2: a family is one file"),
@@ -148,6 +159,29 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, source: str, message: str) -> 
         space_of(tmp_path, source)
     assert str(caught.value).startswith(f"search_spaces/own.yaml: parameters.family: {FILE}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["state", "shape", "likelihood", "weights", "mean_nelbo_nats", "_width", "copy", "defaults",
+     "model_config", "model_dump", "readers", "__base__"],
+)  # fmt: skip
+def test_a_name_that_has_another_meaning_is_refused(tmp_path: Path, name: str) -> None:
+    """It would stand in place of a trial's state, a model's likelihood, a method of ours."""
+    field = FIELD.replace("width", name).format("int", "3, meaning='x', low=1, high=9")
+    with pytest.raises(UserError, match=f"ResidualVAE.{name}: the name has another meaning here"):
+        space_of(tmp_path, field)
+
+
+def test_every_name_of_an_output_is_taken(worked: Worked) -> None:
+    runs = worked.runs / "tiny"
+    columns = set[str]()
+    for table in ("search/trials.csv", "retrain/candidates.csv"):
+        columns |= set((runs / table).read_text().splitlines()[0].split(","))
+    columns |= json.loads((runs / "retrain" / "config.json").read_text()).keys()
+    ours = columns - Hyperparameters.model_fields.keys()
+    assert {each for each in ours if not each.endswith("_nats")} <= TAKEN
+    assert Model.model_fields.keys() <= TAKEN
 
 
 @pytest.mark.parametrize(

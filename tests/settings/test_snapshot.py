@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.image_files import image_files
 from pipeline.errors import UserError
 from pipeline.paths import Paths, main_checkout
 from pipeline.settings import own_data, snapshot
@@ -171,6 +173,37 @@ def test_own_data_have_a_digest_of_names_and_contents(images: Paths) -> None:
     second = digest_of(images)
     (folder / "1.png").rename(folder / "2.png")
     assert len({first, second, digest_of(images)}) == 3
+
+
+def test_images_behind_links_count_and_hidden_folders_do_not(images: Paths) -> None:
+    """As readers see them: class folders are often links to where the images are."""
+    photos, far = images.root / "photos", images.root / "far"
+    first = digest_of(images)
+    (photos / "a").rename(far)
+    (photos / "a").symlink_to(far)
+    assert digest_of(images) == first
+    (far / "0.png").write_bytes((far / "1.png").read_bytes())
+    second = digest_of(images)
+    assert second != first
+    (photos / ".cache").mkdir()
+    (photos / ".cache" / "0.png").touch()
+    (photos / "a" / "loop").symlink_to(photos)
+    assert digest_of(images) == second
+
+
+def test_any_name_of_a_file_has_a_digest_of_its_own(images: Paths) -> None:
+    flat = images.root / "photos" / "a"
+    write(images.root, "x", "data: {name: images, path: photos/a}\n")
+    two = digest_of(images)
+    second = hashlib.sha256((flat / "1.png").read_bytes()).hexdigest()
+    (flat / "1.png").unlink()
+    (flat / "0.png").rename(flat / f"0.png\n{second}  1.png")  # looks like the list of both
+    assert digest_of(images) != two
+    flat.rename(images.root / "photos" / os.fsdecode(b"caf\xe9"))  # Latin-1
+    write(images.root, "x", "data: {name: images, path: photos}\n")
+    assert digest_of(images)
+    with pytest.raises(UserError, match="a class's name must be text in UTF-8: rename the folder"):
+        image_files(images.root / "photos")
 
 
 def test_own_data_are_read_once(images: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

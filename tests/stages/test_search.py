@@ -92,7 +92,8 @@ def test_without_success_and_fallback_the_error_says_why() -> None:
         best(trials)
     assert str(caught.value) == (
         "search tiny: none of 4 trials succeeded: out of memory: 3 GiB; the training loss is not"
-        " finite in epoch 2: widen the search space or set search.fallback"
+        " finite in epoch 2: change what is searched (a lower lr, if they diverged), set"
+        " search.fallback, or train them again by `python -m pipeline retry tiny`"
     )
 
 

@@ -17,8 +17,8 @@ from crews import Sweep, altered, eventually, in_midst_of_a_trial, no_one_left, 
 from desk import STUDY, Desk
 from postgres import Postgres
 
-from pipeline.study import answers, storage
 from pipeline.study import ledger as ledger_module
+from pipeline.study import postgres, storage
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StorageAway
 from pipeline.study.schema import TRIALS
@@ -135,7 +135,7 @@ def assert_leaves(tiny: Sweep, command: subprocess.Popen[str]) -> None:
 def test_a_silent_server_is_not_waited_for_without_end(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(postgres, "SILENCE_SECONDS", 1.0)
     monkeypatch.setitem(storage.CONNECTION, "connect_timeout", 2)
     desk = Desk(own_postgres.url)
     desk.must_claim("a")
@@ -156,8 +156,8 @@ def test_what_takes_long_but_is_answered_is_no_silence(
 ) -> None:
     desk = Desk(own_postgres.url)
     rows = "SELECT repeat('x', 1000), pg_sleep(0.001) FROM generate_series(1, 3000)"
-    monkeypatch.setattr(answers, "SILENCE_SECONDS", 2.0)
-    assert len(desk.ledger._read(lambda db: db.exec_driver_sql(rows).all())) == 3000
+    monkeypatch.setattr(postgres, "SILENCE_SECONDS", 2.0)
+    assert len(desk.ledger.read(lambda db: db.exec_driver_sql(rows).all())) == 3000
     desk.ledger.close()
 
 

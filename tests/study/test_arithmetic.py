@@ -14,6 +14,7 @@ import pytest
 import torch
 from crews import ROOT, Sweep, make_sweep, no_one_left, sweep
 from desk import STUDY, Desk, curve
+from studies import next_lease
 
 from pipeline.commands.status import status_text
 from pipeline.files import read_json
@@ -103,7 +104,7 @@ def test_a_worker_keeps_its_origin_once_for_all_trials(tmp_path: Path) -> None:
 
 def claim(desk: Desk, arithmetic: dict[str, str] | None, **options: Any) -> Any:
     meta = {"host": "a"} | ({"arithmetic": arithmetic} if arithmetic else {})
-    return desk.ledger.claim(STUDY, budget=9, owner=f"{arithmetic}", meta=meta, **options)
+    return next_lease(desk.ledger, STUDY, owner=f"{arithmetic}", meta=meta, **options)
 
 
 def test_of_two_unlike_workers_at_once_one_begins(desk: Desk) -> None:

@@ -9,18 +9,10 @@ from typing import Any
 import pytest
 from searches import STUDY, Worker, complete, mixed, outcome, search, toy_space, toy_study
 
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.paths import Paths
-from pipeline.record import write_record
 from pipeline.settings.space import Space
 from pipeline.study.budget import (
-    as_made,
-    budget_of,
-    budget_text,
     finished_runs,
     finished_trials,
-    keep_budget,
     with_budget,
 )
 from pipeline.study.ledger import Ledger
@@ -125,45 +117,3 @@ class TestRuns:
 
         budget = finished_runs(space, len(ended), is_over)
         assert (budget and tuple(budget.values())) == expected
-
-
-class TestWhatWasChosen:
-    @pytest.fixture
-    def asked(self) -> Space:
-        return toy_space(**SMALL)
-
-    @pytest.fixture
-    def paths(self, tmp_path: Path) -> Paths:
-        return Paths(tmp_path, "toy")
-
-    def made(self, paths: Paths, space: Space) -> None:
-        paths.search.mkdir(parents=True, exist_ok=True)
-        write_json(paths.best, {})
-        write_record(paths.search, "search", space, {"prepare": ""})
-
-    def test_it_holds_for_what_was_made_with_it(self, asked: Space, paths: Paths) -> None:
-        closed = with_budget(asked, {"search.trials": 5, "retrain.top": 1})
-        self.made(paths, closed)
-        keep_budget(asked, closed, paths)
-        assert budget_of(as_made(asked, paths)) == budget_of(closed)
-        assert budget_text(asked, closed) == "5 of 12 trials, 1 of 2 candidates"
-
-    def test_not_for_another_budget_in_the_file(self, asked: Space, paths: Paths) -> None:
-        closed = with_budget(asked, {"search.trials": 5})
-        self.made(paths, closed)
-        keep_budget(asked, closed, paths)
-        more = with_budget(asked, {"search.trials": 20})
-        assert as_made(more, paths) is more
-
-    def test_nor_for_what_was_made_since(self, asked: Space, paths: Paths) -> None:
-        keep_budget(asked, with_budget(asked, {"search.trials": 5}), paths)
-        self.made(paths, asked)
-        assert as_made(asked, paths) is asked
-        keep_budget(asked, asked, paths)
-        assert not paths.budget.exists()
-
-    def test_a_file_without_it_is_refused(self, asked: Space, paths: Paths) -> None:
-        self.made(paths, asked)
-        write_json(paths.budget, {"file": budget_of(asked), "chosen": {}})
-        with pytest.raises(UserError, match=r"budget\.json holds no budget: remove it"):
-            as_made(asked, paths)

@@ -97,12 +97,26 @@ def test_a_study_that_is_somebody_elses_stays(space: Space, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["nonsense", "sqlite:////nowhere/at/all/optuna.db", "", "mysql://h/d"]
+    "wrong",
+    [
+        "nonsense",
+        "sqlite:////nowhere/at/all/optuna.db",
+        "",
+        "mysql://h/d",
+        "postgresql://u@h:key/d",
+    ],
 )
 def test_a_storage_that_is_none_is_one_line(wrong: str, space: Space) -> None:
     with pytest.raises(UserError, match="Optuna's storage does not take it") as raised:
         export(space, STUDY, [some(0, "complete", 25.0)], wrong)
     assert "\n" not in str(raised.value)
+    assert "key" not in str(raised.value)
+
+
+def test_an_export_that_was_killed_at_its_start_goes_on(space: Space, url: str) -> None:
+    optuna.create_study(study_name=STUDY, storage=url)  # and nothing more
+    assert export(space, STUDY, [some(0, "complete", 25.0)], url) == Exported(STUDY, 1, 1)
+    assert export(space, STUDY, [some(0, "complete", 25.0)], url) == Exported(STUDY, 1, 0)
 
 
 def test_a_database_of_something_else_is_left_alone(space: Space, tmp_path: Path) -> None:

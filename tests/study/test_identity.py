@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.settings.space import Search, Space, parse_space
+from pipeline.settings.sections import Search
+from pipeline.settings.space import Space, parse_space
 from pipeline.study import identity
 from pipeline.study.identity import candidate_study, changes, search_study
 

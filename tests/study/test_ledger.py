@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from desk import PARAMETERS, STUDY, Desk, curve, write
+from studies import next_lease, next_trial
 
 from pipeline.study.ledger import Ledger
 
@@ -14,16 +15,11 @@ class TestClaims:
     def test_numbers_are_given_in_order(self, desk: Desk) -> None:
         assert [desk.must_claim(owner).number for owner in "abcd"] == [0, 1, 2, 3]
 
-    def test_a_budget_ends_and_can_be_extended(self, desk: Desk) -> None:
-        for number in range(2):
-            lease = desk.claim(budget=2)
-            assert lease
-            assert lease.number == number
-            desk.complete(lease)
-        assert desk.claim(budget=2) is None
-        more = desk.claim(budget=3)
-        assert more
-        assert more.number == 2
+    def test_a_part_is_begun_once(self, desk: Desk) -> None:
+        plan = next_trial(desk.ledger, STUDY, PARAMETERS, until=3)
+        leases = [desk.ledger.begin(STUDY, plan, owner=owner, meta={}) for owner in "ab"]
+        assert [lease and lease.number for lease in leases] == [0, None]
+        assert desk.ledger.owners() == ["a"]
 
     def test_a_smaller_budget_leaves_later_trials_alone(
         self, desk: Desk, expire: Callable[[], None]
@@ -37,7 +33,7 @@ class TestClaims:
     def test_studies_do_not_touch_each_other(self, desk: Desk) -> None:
         desk.ledger.open_study("other", "tiny", "candidate", {})
         desk.must_claim("a")
-        lease = desk.ledger.claim("other", budget=1, owner="b", meta={})
+        lease = next_lease(desk.ledger, "other", owner="b")
         assert lease
         assert (lease.study, lease.number) == ("other", 0)
         desk.complete(lease)
@@ -47,7 +43,7 @@ class TestClaims:
 
     def test_a_claim_that_fails_half_way_leaves_nothing(self, desk: Desk) -> None:
         with pytest.raises(TypeError):
-            desk.ledger.claim(STUDY, budget=9, owner="a", meta={"x": object()})
+            next_lease(desk.ledger, STUDY, meta={"x": object()})
         assert desk.ledger.trials(STUDY) == []
         assert desk.must_claim().number == 0  # and the write lock is free
 
@@ -55,7 +51,6 @@ class TestClaims:
 class TestRecords:
     def test_a_trial_is_read_back_to_the_last_digit(self, desk: Desk) -> None:
         lease = desk.must_claim("worker/1")
-        desk.ledger.propose(lease, PARAMETERS)
         desk.ledger.report(lease, curve(1))
         running = desk.row()
         assert (running.state, running.owner, running.meta) == (
@@ -101,7 +96,6 @@ class TestTakeover:
     ) -> None:
         expire()
         lease = desk.must_claim("a")
-        desk.ledger.propose(lease, PARAMETERS)
         desk.ledger.report(lease, curve(3))
         expire()
         taken = desk.must_claim("b")
@@ -111,13 +105,6 @@ class TestTakeover:
         assert desk.row().meta == {"host": "b"}
         assert desk.must_claim("c").number == 1  # b's lease lasts
 
-    def test_a_trial_abandoned_before_its_proposal_has_none(
-        self, desk: Desk, expire: Callable[[], None]
-    ) -> None:
-        expire()
-        desk.must_claim("a")
-        assert desk.must_claim("b").parameters is None
-
     def test_the_oldest_goes_first(self, desk: Desk, expire: Callable[[], None]) -> None:
         for owner in "abc":
             desk.must_claim(owner)
@@ -125,7 +112,7 @@ class TestTakeover:
             desk.ledger.release(owner, blameless=True)
         assert [desk.must_claim("d").number for _ in range(4)] == [0, 1, 2, 3]
 
-    @pytest.mark.parametrize("renewal", ["propose", "report", "renew"])
+    @pytest.mark.parametrize("renewal", ["report", "renew"])
     def test_a_worker_that_writes_keeps_its_trial(
         self, desk: Desk, expire: Callable[[], None], renewal: str
     ) -> None:

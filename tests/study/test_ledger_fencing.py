@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from desk import PARAMETERS, STUDY, WRITES, Desk, curve, write
+from desk import STUDY, WRITES, Desk, curve, write
 
 from pipeline.study import claim
 from pipeline.study.claim import MAX_STRIKES
@@ -22,7 +22,7 @@ class TestFencing:
         expire()
         zombie = desk.must_claim("a")
         expire()
-        desk.ledger.propose(desk.must_claim("b"), PARAMETERS)
+        desk.must_claim("b")
         before = desk.row()
         with pytest.raises(LeaseLost, match=f"trial 0 of {STUDY}"):
             write(desk.ledger, zombie, kind)

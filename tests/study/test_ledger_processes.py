@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Barrier, Event
 import pytest
 import sqlalchemy as sa
 from desk import STUDY, Desk
+from studies import next_lease
 
 from pipeline.study.ledger import Ledger
 from pipeline.study.storage import open_storage, transaction
@@ -27,11 +28,10 @@ def work(url: str, owner: str, budget: int, start: Barrier, results: Queue[list[
     ledger.open_study(STUDY, "tiny", "search", {})
     mine = []
     while sum(t.state != "running" for t in ledger.trials(STUDY)) < budget:
-        lease = ledger.claim(STUDY, budget=budget, owner=owner, meta={})
+        lease = next_lease(ledger, STUDY, {"by": owner}, budget=budget, owner=owner)
         if lease is None:
             time.sleep(0.01)
             continue
-        ledger.propose(lease, {"lr": lease.number / 1000})
         curve = [{"epoch": epoch, "owner": owner} for epoch in (1, 2)]
         ledger.report(lease, curve[:1])
         ledger.report(lease, curve)
@@ -64,7 +64,7 @@ def check_crew(url: str, processes: int, budget: int) -> None:
         assert trial.result is not None
         owner = trial.result["owner"]
         assert trial.curve == [{"epoch": 1, "owner": owner}, {"epoch": 2, "owner": owner}]
-        assert trial.parameters == {"lr": trial.number / 1000}
+        assert trial.parameters == {"by": owner}
 
 
 def test_no_number_is_given_twice_and_none_is_lost(storage: str) -> None:
@@ -105,7 +105,7 @@ def test_a_process_killed_inside_a_transaction_leaves_nothing(storage: str) -> N
     assert inside.wait(DEADLINE)
     process.kill()
     process.join(DEADLINE)
-    desk.ledger.propose(lease, {"lr": 1.0})  # the lock is free, and the row as it was
+    desk.ledger.report(lease, [])  # the lock is free, and the row as it was
     assert (desk.row().state, desk.row().reason) == ("running", None)
     desk.ledger.close()
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from crews import Sweep, at_epoch, eventually, in_midst_of_a_trial, no_one_left, pid_of
-from desk import STUDY, Desk, curve
+from desk import PARAMETERS, STUDY, Desk, curve
 from postgres import Postgres
+from studies import begin
 
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
@@ -123,9 +124,9 @@ class TestALostAnswer:
         monkeypatch.setattr(ledger_module, "transaction", unlucky)
         return lambda: pending.append(True)
 
-    def test_of_a_claim(self, desk: Desk, lose: Callable[[], None]) -> None:
+    def test_of_a_beginning(self, desk: Desk, lose: Callable[[], None]) -> None:
         lose()
-        lease = desk.must_claim("a")
+        lease = begin(desk.ledger, STUDY, PARAMETERS, until=2)
         assert (lease.number, lease.token) == (0, 1)
         assert len(desk.ledger.trials(STUDY)) == 1  # none is held by one who does not know it
         desk.complete(lease)

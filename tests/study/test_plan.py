@@ -262,7 +262,7 @@ class TestRetry:
             curve = [] if state == State.FAILED else [{"epoch": 1, "nelbo_nats": 1.0}]
             ledger.finish(lease, state, curve, result, "broken" if result is None else None)
         ledger.reopen(STUDY, *to_reopen(ledger.parts(STUDY)))
-        again = ledger.claim(STUDY, budget=1, runs=False, owner="b", meta={})
+        again = ledger.claim(STUDY, budget=1, owner="b", meta={})
         assert again
         assert again.token > leases[0].token
         ledger.finish(again, State.PAUSED, [{"epoch": 1, "nelbo_nats": 2.0}], {"nelbo_nats": 2.0})

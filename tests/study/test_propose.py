@@ -27,8 +27,8 @@ from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Choices, Range, grid
 from pipeline.study import propose
 from pipeline.study.plan import Known
-from pipeline.study.propose import distribution
 from pipeline.study.rows import Trial
+from pipeline.study.sampler import distribution
 
 # All but one of five optimizers have a momentum: as long as no finished trial is without it, the
 # sampler takes it for a hyperparameter of every trial.

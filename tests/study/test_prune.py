@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from pipeline.settings.space import PRUNERS, Search
+from pipeline.settings.sections import PRUNERS, Search
 from pipeline.study.prune import Curve, should_prune
 
 

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import optuna
 import psutil
 import pytest
 import sqlalchemy as sa
+from studies import begin
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
@@ -66,8 +69,8 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, but long enough to be looked at" * 100)
     assert complaint(f"sqlite:///{tmp_path}/ledger.db") == (
-        f"the ledger {tmp_path}/ledger.db is damaged (file is not a database): put a copy of it in"
-        " its place, or move it away to search anew"
+        f"the ledger {tmp_path}/ledger.db is damaged (file is not a database): put a backup in its"
+        " place, or move it away to search anew"
     )
 
 
@@ -157,7 +160,7 @@ class TestVersions:
             assert [trial.state for trial in trials].count("complete") == 4
             assert trials[0].curve[0]["epoch"] == 1
             assert ledger.weights(study, 0) == {}
-            assert ledger.claim(study, budget=99, owner="a", meta={})
+            assert begin(ledger, study, {}, until=1)
             ledger.close()
 
     def test_what_every_trial_held_for_itself_is_kept_once(self, storage: str) -> None:
@@ -183,6 +186,31 @@ class TestVersions:
             assert db.execute(sa.text("SELECT count(*) FROM origins")).scalar_one() == 1
         ledger.close()
 
+    def test_a_run_killed_before_its_parameters_were_written_is_begun_again(
+        self, storage: str
+    ) -> None:
+        """It gets those of the other runs of its candidate; where there are none, it is none."""
+        self.old(storage)
+        rows = [("some", 0, None), ("some", 1, '{"lr": 0.1}'), ("none", 0, None)]
+        engine = unpooled(storage.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as db:
+            for study in ("some", "none"):
+                row = f"'{study}', 'tiny', 'candidate', '{{}}', 0"
+                db.execute(sa.text(f"INSERT INTO studies VALUES ({row})"))
+            for study, number, parameters in rows:
+                db.execute(
+                    sa.text("INSERT INTO trials (study, number, state, parameters, started_ms)"
+                            " VALUES (:study, :number, 'running', :parameters, 0)"),
+                    {"study": study, "number": number, "parameters": parameters},
+                )  # fmt: skip
+        ledger = Ledger(storage)
+        assert [part.parameters for part in ledger.parts("some")] == [{"lr": 0.1}] * 2
+        lease = ledger.claim("some", budget=2, owner="b", meta={})
+        assert lease
+        assert (lease.number, lease.parameters) == (0, {"lr": 0.1})
+        assert ledger.parts("none") == []
+        ledger.close()
+
     def test_many_bring_it_up_to_date_at_once(self, storage: str) -> None:
         self.old(storage)
         with ThreadPoolExecutor(8) as pool:
@@ -199,6 +227,31 @@ class TestVersions:
             " is of version 99, made by newer code, and this code knows 5: update the checkout, or"
             " set another `storage` in machine.yaml"
         )
+
+    def test_optunas_own_is_refused_and_unchanged(self, storage: str) -> None:
+        """It has tables of the same names."""
+        url = storage.replace("postgresql://", "postgresql+psycopg://")
+        optuna.storages.RDBStorage(url).engine.dispose()
+        before = everything(url)
+        text = complaint(storage)
+        assert " is no ledger: it holds " in text
+        remedy = " of something else: move it away, or set another `storage` in machine.yaml"
+        assert text.endswith(remedy)
+        assert everything(url) == before
+
+
+def everything(url: str) -> dict[str, list[Any]]:
+    """All tables with their columns and rows."""
+    with unpooled(url).connect() as db:
+        tables = sa.MetaData()
+        tables.reflect(db)
+        return {
+            table.name: [
+                *(column.name for column in table.columns),
+                *map(tuple, db.execute(sa.select(table))),
+            ]
+            for table in tables.sorted_tables
+        }
 
 
 def test_readers_and_a_writer_do_not_lock_each_other_out(tmp_path: Path) -> None:

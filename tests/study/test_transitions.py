@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from desk import PARAMETERS, STUDY, Desk, curve
+from desk import STUDY, Desk, curve
 
 from pipeline.results.states import FINISHED, State
 from pipeline.study import transitions
@@ -46,7 +46,6 @@ ACTS: dict[str, list[Act]] = {
     "TAKE_OVER": [take_over],
     "FAIL_KILLER": [take_over],
     "KEEP": [
-        lambda desk, lease: desk.ledger.propose(lease, PARAMETERS),
         lambda desk, lease: desk.ledger.renew(lease),
         lambda desk, lease: desk.ledger.report(lease, curve(1)),
     ],
@@ -65,7 +64,7 @@ PLACES = [None, *State]
 def trial_in(desk: Desk, state: State | None, strikes: int) -> Lease:
     """A trial of one reported epoch, with strikes, whose last lease this is."""
     if state is None:
-        return Lease(STUDY, 0, 1, 0, 0, None, None, [])
+        return Lease(STUDY, 0, 1, 0, 0, None, {}, [])
     lease = desk.must_claim("a")
     desk.ledger.report(lease, curve(1))
     with sa.create_engine(desk.url).begin() as db:

@@ -31,7 +31,7 @@ def test_a_worker_is_seen_and_told_with_each_renewal(
         monkeypatch.setattr(module, "clock", lambda _: now[0])
     presence = Presence("a")
     arrive(desk.ledger, presence, "tiny", "17_0")
-    lease, ledger = desk.must_claim("a"), desk.ledger.present(presence)
+    lease, ledger = desk.must_claim("a"), desk.ledger.seeing(presence.note)
     now[0] += 20
     ledger.renew(lease)
     (row,) = workers(ledger, "tiny")
@@ -90,6 +90,6 @@ def test_a_job_is_found_by_its_id_and_the_latest_by_its_sweep(
 def test_who_renews_without_a_row_is_told_nothing(desk: Desk) -> None:
     wish(desk.ledger, "tiny", CANCEL)
     presence = Presence("unknown")
-    desk.ledger.present(presence).renew(desk.must_claim("unknown"))
+    desk.ledger.seeing(presence.note).renew(desk.must_claim("unknown"))
     assert presence.wish is None
     assert STUDY in desk.ledger.studies("tiny", "search")

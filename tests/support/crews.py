@@ -79,6 +79,7 @@ class Sweep:
     space: Space
     storage: str | None = None  # default: SQLite in its folder
     more: str = ""  # lines of its machine.yaml
+    tracking: str = "none"
 
     @property
     def paths(self) -> Paths:
@@ -141,8 +142,8 @@ class Sweep:
         }
 
     def machine(self, workers: int = 1) -> Machine:
-        """This machine with so many workers and without MLflow."""
-        text = f"workers: {workers}\ntracking: none\ndevice: cpu\n{self.more}"
+        """This machine with so many workers, and without MLflow if nothing else is set."""
+        text = f"workers: {workers}\ntracking: {self.tracking}\ndevice: cpu\n{self.more}"
         (self.root / "machine.yaml").write_text(text)
         return load_machine(self.root)
 

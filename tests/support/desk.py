@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.study.ledger import Lease, Ledger, Trial
+from studies import next_lease
+
+from pipeline.study.ledger import Lease, Ledger
+from pipeline.study.rows import Trial
 
 STUDY = "tiny-0123456789ab"
 PARAMETERS = {"lr": 0.1 + 0.2, "hidden": [8, 4], "patience": None, "init": "glorot", "on": True}
@@ -20,7 +23,8 @@ class Desk:
         self.ledger.open_study(STUDY, "tiny", "search", {"a": 1})
 
     def claim(self, owner: str = "a", *, budget: int = 100) -> Lease | None:
-        return self.ledger.claim(STUDY, budget=budget, owner=owner, meta={"host": owner})
+        who: dict[str, Any] = {"owner": owner, "meta": {"host": owner}}
+        return next_lease(self.ledger, STUDY, PARAMETERS, budget=budget, **who)
 
     def must_claim(self, owner: str = "a") -> Lease:
         lease = self.claim(owner)
@@ -39,12 +43,11 @@ def curve(epochs: int) -> list[dict[str, Any]]:
     return [{"epoch": e, "nelbo_nats": 100.0 - e} for e in range(1, epochs + 1)]
 
 
-WRITES = ["propose", "report", "renew", "complete", "fail"]
+WRITES = ["report", "renew", "complete", "fail"]
 
 
 def write(ledger: Ledger, lease: Lease, name: str) -> None:
     writes: dict[str, Callable[[], None]] = {
-        "propose": lambda: ledger.propose(lease, {"lr": 9.0}),
         "report": lambda: ledger.report(lease, curve(9)),
         "renew": lambda: ledger.renew(lease),
         "complete": lambda: ledger.finish(lease, "complete", curve(9), {"nelbo_nats": 0.0}),

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 VERSION = 0x20080522  # of capset(2), with 64 capabilities
 PASSES_OVER_MODES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+
+# As a command that root gives too, so that modes of files hold for it.
+needs_a_person = pytest.mark.skipif(
+    os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write all"
+)
+PERSON = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
 
 
 class _Header(ctypes.Structure):
@@ -49,3 +61,27 @@ def _set(libc: ctypes.CDLL, sets: ctypes.Array[_Sets], effective: int) -> None:
     header = _Header(VERSION, 0)
     if libc.capset(ctypes.byref(header), sets):
         raise OSError(ctypes.get_errno(), "capset")
+
+
+@contextmanager
+def write_protected(root: Path) -> Iterator[None]:
+    """A folder as a second user of it sees it, who may read and run all and write nothing."""
+    everything = [root, *root.rglob("*")]
+    for path in everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        yield
+    finally:
+        for path in everything:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def give_as_a_person(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Gives a command of the pipeline in `root` to a process for which modes hold."""
+    return subprocess.run(
+        [*PERSON, sys.executable, "-m", "pipeline", *command],
+        cwd=root,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )

@@ -109,7 +109,7 @@ class Worker:
         self.watch.refresh()
         who: dict[str, Any] = {"owner": f"{id(self)}", "meta": {}}
         budget = len(self.watch.parts)
-        self._lease = self._ledger.claim(STUDY, budget=budget, runs=False, **who)
+        self._lease = self._ledger.claim(STUDY, budget=budget, **who)
         if self._lease is None and (made := plan(self.watch, self._proposer)):
             try:
                 self._lease = self._ledger.begin(STUDY, made, **who)
@@ -144,25 +144,7 @@ def plan(watch: Watch, proposer: Proposer) -> Plan | None:
     step = watch.planner.next()
     if step is None:
         return None
-    curve: list[dict[str, Any]] = []
-    if step.is_new:
-        chosen = proposer.propose(watch.planner)
-        until = watch.planner.first_pause(chosen)
-    else:
-        before = watch.planner.latest(step.trial)
-        chosen, curve, until = before.parameters or {}, before.curve, step.until
-    return Plan(
-        number=step.number,
-        trial=step.trial,
-        since=step.since,
-        until=until,
-        starts=step.place.starts,
-        follows=step.place.follows,
-        cost=cost(chosen),
-        parameters=chosen,
-        curve=curve,
-        reopened=watch.reopened or 0,
-    )
+    return watch.planner.plan(step, proposer.propose, cost, watch.reopened or 0)
 
 
 def toy_study(space: Space) -> Study:

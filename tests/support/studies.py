@@ -61,9 +61,35 @@ def whole(trial: Trial, **changes: Any) -> Part:
 def begin(
     ledger: Ledger, study: str, parameters: dict[str, Any], *, until: int, owner: str = "a/1/1"
 ) -> Lease:
-    """A worker begins the next trial of a search, with these parameters."""
-    number = len(ledger.parts(study))
-    plan = Plan(number, number, 0, until, 0, None, 1, parameters, [], ledger.reopened(study))
+    """A worker begins the next trial of a study, with these parameters."""
+    plan = next_trial(ledger, study, parameters, until)
     lease = ledger.begin(study, plan, owner=owner, meta={})
     assert lease
+    return lease
+
+
+def next_trial(ledger: Ledger, study: str, parameters: dict[str, Any], until: int) -> Plan:
+    """The next trial of a study as one part."""
+    number = len(ledger.parts(study))
+    return Plan(number, number, 0, until, 0, None, 1, parameters, [], ledger.reopened(study))
+
+
+def next_lease(
+    ledger: Ledger,
+    study: str,
+    parameters: dict[str, Any] | None = None,
+    *,
+    budget: int = 100,
+    owner: str = "a/1/1",
+    meta: dict[str, Any] | None = None,
+    mixed: bool = False,
+) -> Lease | None:
+    """What a worker gets: a part whose worker is gone, else the next trial, to the last epoch."""
+    who: dict[str, Any] = {"owner": owner, "meta": meta or {}, "mixed": mixed}
+    while not (lease := ledger.claim(study, budget=budget, **who)):
+        plan = next_trial(ledger, study, parameters or {}, until=0)
+        if plan.number >= budget:
+            return None
+        if lease := ledger.begin(study, plan, **who):  # nobody was faster
+            return lease
     return lease

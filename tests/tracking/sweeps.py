@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from recording import record_stages
-from studies import SPACE
+from studies import SPACE, next_lease
 
 from pipeline.files import write_json, write_text
 from pipeline.paths import Paths
@@ -46,9 +46,8 @@ class Desk:
         self.candidate = candidate_study(self.space, DATA, CHOSEN)
 
     def claim(self, study: Study) -> Lease:
-        lease = self.ledger.claim(study.id, budget=99, owner="a/1/1", meta=META)
+        lease = next_lease(self.ledger, study.id, CHOSEN, meta=META)
         assert lease
-        self.ledger.propose(lease, CHOSEN)
         return lease
 
     def complete(self, study: Study, nelbo: float = 97.0) -> None:

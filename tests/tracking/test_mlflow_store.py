@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.run import Dataset
-from pipeline.tracking.store import MirrorUnavailable, mask, resolve, ui_command
+from pipeline.tracking.store import MirrorUnavailable, Store, mask, resolve, ui_command
 
 
 def test_a_server_that_is_down_fails_at_once_and_keeps_the_password(
@@ -62,14 +62,14 @@ def test_resolve(tmp_path: Path) -> None:
 
 
 def test_ui_command_binds_to_loopback_and_hides_the_uri(tmp_path: Path) -> None:
-    paths = Paths(tmp_path, "fashion")
-    argv, environment = ui_command(paths, "postgresql://me:secret@db/mlflow", 5001)
+    store = Store("postgresql://me:secret@db/mlflow", tmp_path / "artifacts", tmp_path / "cursor")
+    argv, environment = ui_command(store, tmp_path / "apps", 5001)
     assert argv[argv.index("--port") + 1] == "5001"
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert "secret" not in " ".join(argv)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@db/mlflow"
     with pytest.raises(UserError, match="serves its own pages"):
-        ui_command(paths, "http://host:5000")
+        ui_command(store._replace(uri="http://host:5000", artifacts=None), tmp_path / "apps")
 
 
 def test_records_refuse_what_mlflow_cannot_hold() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from recording import record_stages
 from records import Store, copy_db
+from studies import next_lease
 from sweeps import CHOSEN, META, Desk, curve
 
 from pipeline.commands.where import where_text
@@ -265,7 +266,7 @@ def test_a_trial_names_its_origin_and_where_finds_it(desk: Desk, store: Store) -
     key = desk.ledger.keep_origin(desk.study.id, source)
     meta = {**META, "git_dirty": True, "source": key}
     for _ in range(2):
-        lease = desk.ledger.claim(desk.study.id, budget=9, owner="a", meta=meta)
+        lease = next_lease(desk.ledger, desk.study.id, owner="a", meta=meta)
         assert lease
         desk.ledger.finish(lease, "failed", curve(1), None, "a reason")
     sweep = Sweep(desk.space, desk.paths, desk.ledger)

@@ -11,13 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from recording import record_stages
 from records import Store, copy_db, more_rows
 from servers import Server, wait_for
 from sweeps import Desk
 
+from pipeline.files import read_json, write_json, write_text
 from pipeline.settings.machine import Machine
 from pipeline.sync import follow
-from pipeline.tracking.store import store_of
+from pipeline.tracking.store import connect, store_of
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -77,7 +79,8 @@ def test_a_lost_store_comes_back_equal_and_its_runs_lead_to_their_origin(
     list(follow.sync_all(desk.root, desk.machine, None, rebuild=False))
     before = store.dump()
     (study,) = (run for run in before.values() if run["parent"] is None)
-    assert {"model/MLmodel", "evaluate/metrics.json", "report.html"} <= study["artifacts"].keys()
+    assert {"evaluate/metrics.json", "report.html"} <= study["artifacts"].keys()
+    assert any(re.fullmatch("model-[0-9a-f]{12}/MLmodel", name) for name in study["artifacts"])
 
     desk.paths.mlflow_db.unlink()
     shutil.rmtree(desk.paths.mlflow_artifacts)
@@ -113,7 +116,7 @@ def test_a_damaged_model_is_not_what_mlflow_gets(
     shutil.rmtree(desk.paths.mlflow_artifacts)
     rebuilt = command(desk.root, "sync", "--rebuild")
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
-    (sent,) = desk.paths.mlflow_artifacts.rglob(f"model/{name}")
+    (sent,) = desk.paths.mlflow_artifacts.rglob(f"model-*/{name}")
     assert sent.read_bytes() == whole
 
 
@@ -129,3 +132,26 @@ def test_a_server_that_is_away_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     assert failed.stderr.endswith("; nothing is lost, the same command goes on\n")
     assert failed.stderr.count("\n") == 1
     assert "secret" not in failed.stderr
+
+
+def test_a_later_winner_of_a_study_leaves_the_champions_weights_alone(
+    empty_db: Path, tmp_path: Path
+) -> None:
+    """Trials were added, and another candidate won: both winners are of one run in MLflow."""
+    desk = Desk(tmp_path)
+    desk.run_all_stages()
+    copy_db(empty_db, desk.paths.mlflow_db)
+    assert command(desk.root, "sync").returncode == 0
+    winner = read_json(desk.paths.winner)
+    write_json(desk.paths.winner, {**winner, "values_nelbo_nats": [98.0, 99.0]})
+    write_text(desk.paths.model, "other weights")
+    record_stages(desk.paths, desk.space, "retrain", "evaluate", "render")
+    assert "model version 2 (not the champion" in command(desk.root, "sync").stdout
+    client = connect(store_of(desk.machine, desk.paths).uri)
+    held = {}
+    for alias in ("champion", "challenger"):
+        version = client.get_model_version_by_alias("tiny", alias)
+        place = version.source.removeprefix(f"runs:/{version.run_id}/")
+        folder = desk.paths.mlflow_artifacts / "tiny" / version.run_id / "artifacts" / place
+        held[alias] = (folder / "data" / "vae" / "model.safetensors").read_text()
+    assert held == {"champion": "the weights", "challenger": "other weights"}

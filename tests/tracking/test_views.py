@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from records import Store, copy_db
+from studies import next_lease
 from sweeps import META, Desk
 
 from pipeline.paths import STAGES
@@ -105,7 +106,7 @@ def test_the_search_that_was_worked_on_last_is_shown(desk: Desk) -> None:
     desk.ledger.open_study("tiny-forked", "tiny", "search", desk.study.spec)
     sweep.changes()
     assert all(desk.study.id in view.runs for view in sweep.views())
-    lease = desk.ledger.claim("tiny-forked", budget=1, owner="a/1/1", meta=META)
+    lease = next_lease(desk.ledger, "tiny-forked", meta=META)
     assert lease
     sweep.changes()
     assert all("'tiny-forked'" in view.runs for view in sweep.views())

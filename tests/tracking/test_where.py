@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from records import copy_db
 from sweeps import Desk
 
 from pipeline.commands.where import where_text
+from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.mirror import Mirror
@@ -81,3 +85,88 @@ def test_a_run_whose_ledger_is_elsewhere(desk: Desk, ids: dict[str, str], tmp_pa
         assert lines[name].startswith("not known: the ledger of this checkout has no trials")
     assert said(desk, ids["trial"])["git commit"] == "c0ffee, nothing uncommitted"
     assert not desk.paths.ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("../../search_spaces/tiny", {}),  # a server's experiments may be called anything
+        ("x; rm -rf ~", {}),
+        ("tiny", {"kind": "demo"}),
+        ("tiny", {"data_sha256": None}),
+        ("tiny", {"git_commit": "x; rm -rf ~"}),
+        ("tiny", {"kind": "trial", "number": "0; rm -rf ~"}),
+    ],
+)
+def test_a_run_of_somebody_else_becomes_no_path_and_no_command(
+    name: str, tags: dict[str, str | None], desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"kind": "study", "study": desk.study.id, "data_sha256": "d", "mlflow.runName": "x"}
+    found = {key: value for key, value in (ours | tags).items() if value is not None}
+    monkeypatch.setattr("pipeline.commands.where.find_run", lambda *_: (name, found))
+    with pytest.raises(UserError, match="was not made by this pipeline"):
+        where_text(desk.root, desk.machine, "0" * 32)
+
+
+def _foreign(db: Path) -> None:
+    with closing(sqlite3.connect(db)) as other:
+        other.execute("CREATE TABLE notes (text VARCHAR)")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "garbage": (
+        lambda db: db.write_bytes(b"garbage" * 1000),
+        "MLflow's database {db} is damaged (file is not a database): move it away, and the next"
+        " sync makes another, then try again",
+    ),
+    "somebody else's": (
+        lambda db: (db.unlink(), _foreign(db)),
+        "MLflow's database {db} is damaged (it holds notes of something else): move it away, and"
+        " the next sync makes another, then try again",
+    ),
+    "cut off": (
+        lambda db: db.write_bytes(db.read_bytes()[: db.stat().st_size // 8]),
+        "MLflow's database {db} is damaged (database disk image is malformed): move it away, and"
+        " the next sync makes another, then try again",
+    ),
+    "folder": (
+        lambda db: (db.unlink(), db.mkdir()),
+        "MLflow's database {db} cannot be used: [Errno 21] Is a directory: '{db}': mend that, then"
+        " try again",
+    ),
+    "gone": (
+        lambda db: db.unlink(),
+        "there is no MLflow database {db}: mount its folder, or `python -m pipeline sync` makes it"
+        " from the ledger",
+    ),
+    "empty": (
+        lambda db: db.write_bytes(b""),
+        "there is no MLflow database {db}: mount its folder, or `python -m pipeline sync` makes it"
+        " from the ledger",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_store_is_told_with_its_own_remedy(
+    damage: str, desk: Desk, ids: dict[str, str]
+) -> None:
+    spoil, expected = DAMAGES[damage]
+    db = desk.paths.mlflow_db
+    spoil(db)
+    left = db.read_bytes() if db.is_file() else None
+    with pytest.raises(UserError) as caught:
+        where_text(desk.root, desk.machine, ids["trial"])
+    assert str(caught.value).removeprefix(f"where {ids['trial']}: ") == expected.format(db=db)
+    assert (db.read_bytes() if db.is_file() else None) == left
+
+
+def test_a_damaged_ledger_is_told_as_such(desk: Desk, ids: dict[str, str]) -> None:
+    desk.ledger.close()
+    desk.paths.ledger.write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError) as caught:
+        where_text(desk.root, desk.machine, ids["trial"])
+    assert str(caught.value) == (
+        f"the ledger {desk.paths.ledger} is damaged (file is not a database): put a backup in its"
+        " place, or move it away to search anew"
+    )

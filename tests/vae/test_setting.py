@@ -7,7 +7,7 @@ from dataclasses import fields
 from trainings import config, setting_of
 
 from pipeline.settings.own_family import kind_of
-from pipeline.settings.space import Model
+from pipeline.settings.sections import Model
 from pipeline.vae.families import FAMILIES
 from pipeline.vae.setting import Architecture, Setting
 

@@ -25,6 +25,7 @@ from crews import (
     sweep,
 )
 from filelock import FileLock
+from studies import next_lease
 
 from pipeline.errors import Interrupted, UserError
 from pipeline.settings.deadline import now
@@ -53,7 +54,7 @@ def run_crew(made: Sweep, machine: Machine | None = None) -> None:
 def claim(made: Sweep, owner: str) -> Lease:
     study, ledger = made.study, made.ledger
     ledger.open_study(study.id, "tiny", study.kind, study.spec)
-    lease = ledger.claim(study.id, budget=9, owner=owner, meta={})
+    lease = next_lease(ledger, study.id, owner=owner)
     assert lease
     return lease
 
@@ -115,7 +116,7 @@ def test_a_crew_waits_for_orphans_of_its_study_alone(
     ledger = tiny.ledger
     ledger.open_study("other", "tiny", "search", {})
     with process() as busy, process("0.5") as orphan:
-        ledger.claim("other", budget=1, owner=owner_name(busy.pid), meta={})
+        next_lease(ledger, "other", owner=owner_name(busy.pid))
         claim(tiny, owner_name(orphan.pid))
         owners.await_orphans(ledger, [tiny.study])
         assert owner_name(orphan.pid).endswith("/")  # it is dead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ from own_models import EXAMPLE, FILE, space_of
 from test_pipeline import pipeline
 
 from pipeline.work.family import family_faults
+from pipeline.work.trainings import TrialFailed
+
+if TYPE_CHECKING:
+    from crews import Sweep
 
 FAULTY = Path(__file__).parents[1] / "fixtures" / "faulty" / "faulty.py"
 FAULTS = {
@@ -66,3 +71,38 @@ def test_check_and_search_refuse_it(tmp_path: Path) -> None:
     assert searched.stderr.startswith(f"error: {line}: correct it")
     assert not (tmp_path / "runs" / "own" / "search").exists()
     assert not (tmp_path / "runs" / "state" / "studies").exists()
+
+
+def test_a_file_that_ends_the_process_is_refused(tmp_path: Path) -> None:
+    """As a script does; the command would have ended with exit code 0 and without a word."""
+    space_of(tmp_path, EXAMPLE + "\nraise SystemExit(0)\n")
+    (tmp_path / "machine.yaml").write_text("device: cpu\n")
+    for command in ("check", "prepare", "search"):
+        done = pipeline(tmp_path, command, "own")
+        assert done.returncode == (0 if command == "prepare" else 2), done.stderr
+    line = len(EXAMPLE.splitlines()) + 2
+    assert f"{FILE}: line {line}: SystemExit: 0: correct it" in done.stderr
+
+
+def test_a_model_that_ends_the_process_fails_its_trial(tiny: Sweep) -> None:
+    """Its worker would have left as if nothing were left to do."""
+    failures = tiny.worker().trainer.failures()
+    with pytest.raises(TrialFailed, match="SystemExit: 0"), failures:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("torch.set_default_dtype(torch.float64)", "default_dtype"),
+        ("torch.set_flush_denormal(True)", "flush_denormal"),
+        ("torch.set_num_threads(torch.get_num_threads() + 1)", "num_threads"),
+    ],
+)
+def test_what_changes_the_process_is_refused(tmp_path: Path, statement: str, what: str) -> None:
+    """Whether the trials of another family see it would depend on what a worker did before."""
+    before = torch.get_default_dtype(), torch.get_num_threads()
+    space = space_of(tmp_path, f"{EXAMPLE}\nimport torch\n{statement}\n")
+    (line,) = family_faults(space, (1, 8, 8))
+    assert f"changes torch for the whole process ({what})" in line
+    assert before == (torch.get_default_dtype(), torch.get_num_threads())

@@ -43,3 +43,15 @@ def test_ctrl_c_after_the_deadline_is_one(pass_deadline: Callable[[], None]) -> 
         assert not stop.urgent
         interrupt()
         assert stop.urgent
+
+
+def test_a_closed_terminal_is_one_request_however_often_it_is_told() -> None:
+    """A shell passes its hang-up on and dies, whereupon the kernel sends another one."""
+    with stop_requests(None) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.asked
+        assert not stop.urgent
+        assert stop.signals == [signal.SIGHUP]  # by which workers of Slurm are left alone
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.urgent

@@ -145,3 +145,12 @@ def test_a_closed_terminal_ends_the_epochs_and_everyone(
 ) -> None:
     end(tiny, terminal, terminal.close)
     assert_nothing_is_lost(tiny, make_sweep(tmp_path / "undisturbed", RAW))
+
+
+def test_a_closed_terminal_is_an_interruption_also_when_mlflow_has_something_to_say(
+    tiny: Sweep, terminal: Terminal, tmp_path: Path
+) -> None:
+    tiny.tracking = "sqlite:///mlflow.db"
+    end(tiny, terminal, terminal.close)  # says by what it ends, and that is 130
+    tiny.tracking = "none"
+    assert_nothing_is_lost(tiny, make_sweep(tmp_path / "undisturbed", RAW))

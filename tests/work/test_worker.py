@@ -8,7 +8,7 @@ import pytest
 from crews import Killed, Sweep, at_epoch
 from sqlalchemy.exc import OperationalError
 
-from pipeline.seeds import derive_seed
+from pipeline.seeds import trial_seed
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
 from pipeline.study.claim import MAX_STRIKES, Lease
@@ -87,7 +87,7 @@ def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_g
     epoch: int, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_epoch, ledger, deaths = Training.run_epoch, tiny.ledger, 0
-    killer = derive_seed(tiny.space.search.seed, "trial", 0)
+    killer = trial_seed(tiny.space.search.seed, 0, fresh=False)
 
     def deadly(training: Training) -> dict[str, Any]:
         if training.seed == killer and len(training.records) == epoch - 1:

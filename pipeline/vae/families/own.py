@@ -52,7 +52,7 @@ def _run(file: str, sha256: str, text: str) -> ModuleType:
     sys.modules[name] = module  # where dataclasses look for it
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends by itself would end us, too
         del sys.modules[name]
         raise UserError(f"{file}: {where(error, file)}: correct it") from error
     return module

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from bench.champion import NOISE, moves
-from pipeline.study.succession import Sample, succeed
+from pipeline.study.champion_rule import Sample, succeed
 
 CHAMPION = Sample(240.0, 0.2, 3)
 

@@ -1,0 +1,32 @@
+"""One stage within a command, and what a command says on the way."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+from pipeline.errors import Interrupted
+from pipeline.paths import Paths
+from pipeline.settings.machine import Machine
+from pipeline.settings.snapshot import check_unchanged
+from pipeline.settings.space import Space
+
+
+def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: Any) -> None:
+    """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
+    from pipeline.work.reserve import timed
+
+    try:
+        with timed(stage, paths):
+            import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)
+        check_unchanged(stage, space, paths)
+    except KeyboardInterrupt:  # which Typer would let go without a word
+        raise Interrupted(
+            f"{stage} {space.name}: interrupted: the same command starts it again"
+        ) from None
+
+
+def say(line: str) -> None:
+    """Tells whoever waits for the command what it decides on the way."""
+    print(line, file=sys.stderr, flush=True)
