@@ -5,7 +5,8 @@
 A part is planned (promoted, or proposed as a new trial), begun, reported and judged after each of
 its epochs, and finished; nothing is trained. Printed are core-seconds a part after 100, 1 000 and
 5 000 finished ones, and the ratio of the last to the first; of Optuna, which has no parts, a trial
-of 6 epochs.
+of 6 epochs. Rows below have what of ours is a proposal, what a claim (the turn to plan, two looks
+and the part begun), what a worker that comes at this size needs to begin, and what it then holds.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import json
 import random
 import tempfile
 import time
-from collections import defaultdict
+import tracemalloc
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import sqlalchemy as sa
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space, load_space
+from pipeline.study.ahead import PLAN, Turn
 from pipeline.study.claim import Plan
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
@@ -43,14 +47,15 @@ ROOT = Path(__file__).parents[1]
 SIZES = (100, 1_000, 5_000)
 EPOCHS, MEASURED = 6, 8
 SAMPLERS = ("random", "tpe")
+HELD = "it holds"
 STUDY = "growth"
 
 
-def nelbos(number: int) -> list[float]:
+def nelbos(number: int, epochs: int = EPOCHS) -> list[float]:
     """A learning curve that depends on nothing but the number."""
     draw = random.Random(number)
     end = draw.gauss(250, 5)
-    return [end + 60 / epoch + draw.gauss(0, 0.3) for epoch in range(1, EPOCHS + 1)]
+    return [end + 60 / epoch + draw.gauss(0, 0.3) for epoch in range(1, epochs + 1)]
 
 
 def draws(space: Space, count: int) -> list[dict[str, Value]]:
@@ -70,6 +75,8 @@ class Ours:
         self._space = space.model_copy(update={"search": self._search})
         self._study = search_study(self._space, "")
         self._ledger.open_study(self._study.id, STUDY, "search", {})
+        self._turn = Turn(self._ledger, PLAN, self._study.id, "bench")
+        self.spent: Counter[str] = Counter()  # core-seconds
 
     def start(self, sampler: str) -> None:
         """Begins as a new worker process does."""
@@ -78,6 +85,29 @@ class Ours:
         self._proposer = Proposer(self._space.searched, search)
         self._watch = Watch(self._ledger, self._study, self._space)
         self._watch.refresh()
+        self.spent.clear()
+
+    def holds(self) -> tuple[float, float]:
+        """What a worker that comes needs for its first proposal, in core-seconds, and what it then
+        holds of the study, in megabytes."""
+        began = time.process_time()
+        self._come()
+        seconds = time.process_time() - began
+        tracemalloc.start()
+        self._come()
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return seconds, held / 1e6
+
+    def _come(self) -> None:
+        self.start("tpe")
+        self._proposer.propose(self._watch.planner)
+
+    @contextmanager
+    def _spends(self, what: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self.spent[what] += time.process_time() - began
 
     def fill(self, first: int, settings: list[dict[str, Value]]) -> None:
         """Writes finished parts, from the first number on, as a search would have them."""
@@ -108,18 +138,23 @@ class Ours:
     def trial(self) -> None:
         """One part, from its plan to its end."""
         watch, who = self._watch, {"owner": "bench", "meta": {}}
-        watch.refresh()
-        self._ledger.claim(self._study.id, budget=len(watch.parts), **who)
-        step = watch.planner.next()
-        assert step is not None
-        chosen = self._proposer.propose(watch.planner) if step.is_new else None
+        with self._spends("claim"):
+            watch.refresh()
+            step = watch.planner.next()
+            assert step is not None
+            self._turn.keep()
+        with self._spends("propose"):
+            chosen = self._proposer.propose(watch.planner) if step.is_new else None
+        self.spent["proposals"] += step.is_new
         part = _ended(EPOCHS, watch.planner, step, chosen)
         planned = {name: getattr(part, name) for name in Plan.__dataclass_fields__ if name
                    not in ("curve", "reopened")}  # fmt: skip
         plan = Plan(**planned, curve=part.curve[: part.since], reopened=0)
-        lease = self._ledger.begin(self._study.id, plan, **who)
+        with self._spends("claim"):
+            lease = self._ledger.begin(self._study.id, plan, **who)
+            watch.refresh()
+            self._turn.leave()
         assert lease
-        watch.refresh()
         for epoch in range(part.since + 1, part.until + 1):
             self._ledger.report(lease, part.curve[:epoch])
             if self._search.pruner == "median":
@@ -260,8 +295,11 @@ def contestants(space: Space, folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def measure(contestant: Any, settings: list[dict[str, Value]]) -> dict[str, list[float]]:
-    """Core-seconds a trial by sampler at every size; a worker's first trial is not counted."""
-    costs: dict[str, list[float]] = {sampler: [] for sampler in SAMPLERS}
+    """Core-seconds a trial by sampler at every size; a worker's first trial is not counted.
+
+    Of ours also what of it is what, with TPE.
+    """
+    costs: dict[str, list[float]] = defaultdict(list)
     filled = 0
     for size in SIZES:
         contestant.fill(filled, settings[filled:size])
@@ -269,11 +307,20 @@ def measure(contestant: Any, settings: list[dict[str, Value]]) -> dict[str, list
         for sampler in SAMPLERS:
             contestant.start(sampler)
             contestant.trial()
+            if isinstance(contestant, Ours):
+                contestant.spent.clear()
             before = time.process_time()
             for _ in range(MEASURED):
                 contestant.trial()
             costs[sampler].append((time.process_time() - before) / MEASURED)
             filled += 1 + MEASURED
+        if isinstance(contestant, Ours):
+            spent = contestant.spent
+            costs["a proposal"].append(spent["propose"] / max(1, spent["proposals"]))
+            costs["a claim"].append(spent["claim"] / MEASURED)
+            seconds, megabytes = contestant.holds()
+            costs["a worker comes"].append(seconds)
+            costs[HELD].append(megabytes)
     return costs
 
 
@@ -286,7 +333,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, contestant in contestants(space, Path(folder)):
             for sampler, costs in measure(contestant, settings).items():
-                cells = " | ".join(f"{1000 * cost:.0f} ms" for cost in costs)
+                unit, factor = ("MB", 1) if sampler == HELD else ("ms", 1000)
+                cells = " | ".join(f"{factor * cost:.1f} {unit}" for cost in costs)
                 ratio = costs[-1] / costs[0]
                 print(f"| {name} | {sampler} | {cells} | {ratio:.1f} |", flush=True)
 

@@ -18,6 +18,7 @@ from pipeline.study.transitions import FAIL_KILLER, TAKE_OVER
 
 MAX_STRIKES = 3
 PLANNED = ("number", "trial", "since", "until", "starts", "follows", "cost")
+GIVEN = "given"  # in place of the id of a wish
 FARTHEST_SECONDS = 120.0  # no lease ends later: the clock was set back since
 
 
@@ -74,6 +75,7 @@ class Claim:
     expires: float
     forgiven: float = 0.0
     mixed: bool = False  # whether it may join trials that were computed with other arithmetic
+    gives: bool = False  # whether `owner` is another one, who has yet to fetch what it gets
 
     def abandoned(
         self, db: sa.Connection, budget: int, among: Collection[int] | None = None
@@ -91,6 +93,21 @@ class Claim:
             elif lease := self._take_over(db, row):
                 return lease
         return None
+
+    def given(self, db: sa.Connection) -> Lease | None:
+        """The part that another worker has begun for this one. Raises OtherArithmetic.
+
+        Nobody has to wait for that: the giver's own part is in the study already.
+        """
+        if own := _granted(db, self.study, self.id):
+            return _lease(own, own.token)
+        self._refuse(db)
+        this = (TRIALS.c.owner == self.owner) & (TRIALS.c.claim == GIVEN)
+        query = sa.select(TRIALS).where(
+            TRIALS.c.study == self.study, TRIALS.c.state == State.RUNNING, this
+        )
+        row = db.execute(query.order_by(TRIALS.c.number)).first()
+        return self._take_over(db, row) if row else None
 
     def begin(self, db: sa.Connection, plan: Plan) -> Lease | None:
         """The planned part, unless somebody has begun it. Raises OtherArithmetic and Reopened."""
@@ -123,16 +140,20 @@ class Claim:
         lock_study(db, self.study)
         if own := _granted(db, self.study, self.id):
             return _lease(own, own.token)
+        self._refuse(db)
+        return None
+
+    def _refuse(self, db: sa.Connection) -> None:
         if "arithmetic" in self.meta and not self.mixed:
             refuse_another(db, self.study, self.meta["arithmetic"])
-        return None
 
     def _take_over(self, db: sa.Connection, row: Any) -> Lease | None:
         change = TAKE_OVER.change(row)
         return _lease(row, change["token"]) if _set(db, row, **self._holder(), **change) else None
 
     def _holder(self) -> dict[str, Any]:
-        return {"owner": self.owner, "claim": self.id, "expires": self.expires,
+        return {"owner": self.owner, "claim": GIVEN if self.gives else self.id,
+                "expires": self.expires,
                 "meta": json.dumps(self.meta), "arithmetic": arithmetic_key(self.meta)}  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import copy
 import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -49,6 +50,7 @@ from pipeline.study.transitions import GIVE_BACK, STRIKE
 
 T = TypeVar("T")
 LEASE_SECONDS = 60.0
+GIVEN_SECONDS = 10.0  # in which a part that was begun for a worker is to be fetched
 LEFT_OUT = "left_out"  # of a study's specification: what is no part of its identity
 FORGIVING_SECONDS = 20.0  # after a server's start, for its workers to find it again
 
@@ -210,6 +212,25 @@ class Ledger:
         Raises OtherArithmetic, unless it may be `mixed`; Reopened if the plan is of before.
         """
         return self._grant(study, owner, meta, mixed, lambda db, claim: claim.begin(db, plan))
+
+    def give(
+        self, study: str, plan: Plan, *, to: str, meta: dict[str, Any], mixed: bool = False
+    ) -> None:
+        """Begins the part for another worker, who has GIVEN_SECONDS to fetch it. Raises as `begin`
+        does."""
+
+        def grant(db: sa.Connection, claim: Claim) -> Lease | None:
+            soon = claim.now + GIVEN_SECONDS
+            return replace(claim, expires=soon, gives=True).begin(db, plan)
+
+        self._grant(study, to, meta, mixed, grant)
+
+    def fetch(
+        self, study: str, *, owner: str, meta: dict[str, Any], mixed: bool = False
+    ) -> Lease | None:
+        """What another worker has begun for this one, if anything. Raises OtherArithmetic, unless
+        it may be `mixed`."""
+        return self._grant(study, owner, meta, mixed, lambda db, claim: claim.given(db))
 
     def _grant(
         self,

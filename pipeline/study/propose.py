@@ -21,6 +21,7 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Domain, Value, grid
 from pipeline.settings.search_section import Search
+from pipeline.study.elders import Elders
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
 from pipeline.study.sampler import ask, frozen, new_sampler, new_study
@@ -54,7 +55,8 @@ class Proposer:
         self._within = within
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
-        self._made: dict[int, tuple[Known, FrozenTrial]] = {}  # by trial, as Optuna knows it
+        self._elders = Elders()
+        self._made: dict[int, tuple[Known, FrozenTrial]] = {}  # what was seen last
 
     def propose(self, planner: Planner) -> dict[str, Value]:
         """The searched parameters of the next trial; conditional ones where they exist.
@@ -75,7 +77,7 @@ class Proposer:
             return self._replay.propose(planner)
         blind = first is not None or draws_at_random(self._search, number)
         name = "random" if blind else self._search.sampler
-        seen = [] if name == "random" else [self._frozen(trials, n) for n in self._seen(trials)]
+        seen = [] if name == "random" else self._frozen(trials)
         for attempt in range(ATTEMPTS):
             study = new_study(self._search)
             study.add_trials(seen if attempt < LEARNED else [])
@@ -108,11 +110,15 @@ class Proposer:
             )
         return self._cells[number]
 
-    def _frozen(self, trials: Sequence[Known], number: int) -> FrozenTrial:
-        known = trials[number]
-        if number not in self._made or self._made[number][0] is not known:
-            self._made[number] = known, frozen(self._searched, self._search, known)
-        return self._made[number][1]
+    def _frozen(self, trials: Sequence[Known]) -> list[FrozenTrial]:
+        """What is seen, as Optuna knows it; made anew is what has changed since."""
+        before, self._made = self._made, {}
+        for number in self._seen(trials):
+            kept = before.get(number)
+            if kept is None or kept[0] is not trials[number]:
+                kept = trials[number], frozen(self._searched, self._search, trials[number])
+            self._made[number] = kept
+        return [made for _, made in self._made.values()]
 
     def _seen(self, trials: Sequence[Known]) -> list[int]:
         """The trials that a sampler reads, in order."""
@@ -120,11 +126,7 @@ class Proposer:
         first = max(0, len(trials) // block - 1) * block
         if first == 0 or len(self._search.objectives) > 1:
             return list(range(len(trials)))
-        best = sorted(
-            (number for number in range(first) if trials[number].result is not None),
-            key=lambda number: (*_rank(trials[number]), number),
-        )
-        return [*sorted(best[:ELDERS]), *range(first, len(trials))]
+        return [*self._elders.best(trials, first, ELDERS), *range(first, len(trials))]
 
 
 class Replay:
@@ -166,14 +168,6 @@ class Replay:
             self._study.tell(number, state=state.PRUNED)
         else:
             self._study.tell(number, state=state.FAIL)
-
-
-def _rank(trial: Known) -> tuple[bool, int, float]:
-    """As Optuna's TPE orders trials: complete ones by their value, then the deepest."""
-    assert trial.result is not None
-    if trial.state == State.COMPLETE:
-        return False, 0, trial.result["nelbo_nats"]
-    return True, -trial.epochs, trial.result["nelbo_nats"]
 
 
 def draws_at_random(search: Search, number: int) -> bool:

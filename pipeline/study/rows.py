@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -133,6 +134,13 @@ def leave_files(db: sa.Connection, lease: Lease, files: dict[str, bytes]) -> Non
         insert_once(db, WEIGHTS, {**this, "file": file, "sha256": sha256, "content": content})
 
 
+@lru_cache(maxsize=256)
+def _meta(text: str) -> dict[str, Any]:
+    """Of all parts of a worker it is the same: read once, and held once. Nobody changes it."""
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def part_of(row: Any) -> Part:
     """A row of the table as an object."""
     return Part(
@@ -150,7 +158,7 @@ def part_of(row: Any) -> Part:
         curve=json.loads(row.curve),
         result=json.loads(row.result) if row.result else None,
         reason=row.reason,
-        meta=json.loads(row.meta),
+        meta=_meta(row.meta),
         owner=row.owner,
         expires=row.expires,
         strikes=row.strikes,

@@ -124,6 +124,13 @@ def clock(db: sa.Connection) -> float:
     return float(db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
+def clock_column(db: sa.Connection) -> sa.ColumnElement[float]:
+    """The same within another statement."""
+    if is_sqlite(db):
+        return sa.literal(time.time())
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
+
+
 def milliseconds(seconds: float) -> int:
     """A time of `clock` as the tables hold it."""
     return int(seconds * 1000)

@@ -9,6 +9,7 @@ from pipeline.results.states import Kind, State
 from pipeline.settings.space import Space
 from pipeline.study.identity import Study
 from pipeline.study.ledger import Ledger
+from pipeline.study.look import look_at
 from pipeline.study.plan import Planner
 from pipeline.study.race import Race
 from pipeline.study.racing import race_of, rules_of
@@ -30,6 +31,8 @@ class Watch:
         self.planner = Planner(self.space)  # of a search
         self._runs: list[Part] = []  # of a candidate
         self.reopened: int | None = None
+        self.held = 0  # parts in work
+        self.free: list[int] = []  # that nobody works on, or whose worker seems to be gone
 
     @property
     def parts(self) -> list[Part]:
@@ -54,20 +57,21 @@ class Watch:
         return sum(part.state != State.RUNNING for part in self.last.values())
 
     def refresh(self) -> None:
-        """Reads what is new or may have moved."""
-        reopened = self._ledger.reopened(self.study.id)
-        if self.reopened not in (None, reopened):
-            self._begin()
-        self.reopened = reopened
-        runs = (part for part in self._runs if part.state == State.RUNNING)
+        """Reads what is new or has moved."""
         searches = self.study.kind == Kind.SEARCH
-        moving = [part.number for part in (self.planner.unfinished if searches else runs)]
-        found = self._ledger.parts(self.study.id, self.count, moving)
+        runs = [part for part in self._runs if part.state == State.RUNNING]
+        moving = self.planner.unfinished if searches else runs
+        look = look_at(self._ledger, self.study.id, self.count, moving)
+        if self.reopened not in (None, look.reopened):
+            self._begin()
+            look = look_at(self._ledger, self.study.id, 0, [])
+        self.reopened, self.held = look.reopened, look.held
         if searches:
-            self.planner.update(found)
-            return
-        for part in found:
-            self._runs[part.number : part.number + 1] = [part]
+            self.planner.update(look.moved)
+        else:
+            for part in look.moved:
+                self._runs[part.number : part.number + 1] = [part]
+        self.free = [number for number in look.free if number < self.count]
 
 
 class Stage:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -109,10 +110,15 @@ class _Crew:
         return stage
 
     def _seems_over(self) -> bool:
-        """The same by one look; False while the storage is away."""
+        """The same by one look, and again and again; False while the storage is away."""
         with suppress(StorageAway):
-            return self._now(self.ledger.impatient()).is_over
+            self._followed.refresh()
+            return self._followed.is_over
         return False
+
+    @cached_property
+    def _followed(self) -> Stage:
+        return Stage(self.ledger.impatient(), self.studies, self.space)
 
     def _run_workers(self, stop: Stop) -> None:
         _say_threads(f"{self.stage} {self.space.name}")

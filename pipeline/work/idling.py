@@ -8,22 +8,22 @@ from collections.abc import Callable
 
 from pipeline.study.ledger import LEASE_SECONDS
 
-SHORTEST, LONGEST = 0.2, 4.0  # seconds between two looks
-LATE = 0.25  # by this part of the wait a look may be late
+SHORTEST, LONGEST = 0.1, 4.0  # seconds between two looks
+LATE = 0.1  # by this part of the wait a look may be late
 
 _jitter = random.Random()  # its own: the trainings' draws are not to move
 
 
 class Idling:
-    """The pauses of one wait for work: a quarter of its length so far, from SHORTEST to LONGEST."""
+    """The pauses of one wait for work: a tenth of its length so far, but SHORTEST at least."""
 
     def __init__(self) -> None:
         self._began = self._seen = time.monotonic()
 
-    def wait(self, ends: Callable[[], bool]) -> None:
+    def wait(self, ends: Callable[[], bool], longest: float = LONGEST) -> None:
         """Until the next look, or until it `ends`, which a signal may have done."""
         now = time.monotonic()
-        pause = min(max(LATE * (now - self._began), SHORTEST), LONGEST) * _jitter.uniform(0.5, 1.0)
+        pause = min(max(LATE * (now - self._began), SHORTEST), longest) * _jitter.uniform(0.5, 1.0)
         while not ends() and (left := now + pause - time.monotonic()) > 0:
             time.sleep(min(left, SHORTEST))
 

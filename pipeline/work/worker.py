@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +18,22 @@ from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.search_section import PRUNERS
+from pipeline.study.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.claim import Lease, Plan, Reopened
 from pipeline.study.constraints import within
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
-from pipeline.study.ledger import LeaseLost, Ledger
+from pipeline.study.ledger import LEASE_SECONDS, LeaseLost, Ledger
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
-from pipeline.study.race import Ask
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
-from pipeline.work.idling import Idling
+from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name
+from pipeline.work.plans import next_plan, run_plan
 from pipeline.work.trainings import Trainer, device_name
 from pipeline.work.trial import TrialRun
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from pipeline.vae.training import Training
 
 INTERRUPTED = 130
+WATCHING = 0.3  # seconds between two looks of the one who watches, for all who wait
+TURN_PER_PLAN = 10  # times what planning a part took, a turn to plan lasts at least
 
 
 class Worker:
@@ -59,8 +64,8 @@ class Worker:
         from pipeline.vae.process import arithmetic
 
         self._job = job
-        self._owner = owner_name(os.getpid())
-        self._presence = presence or Presence(self._owner)
+        self._presence = presence or Presence(owner_name(os.getpid()))
+        self._owner = self._presence.owner
         self._ledger = ledger.seeing(self._presence.note)
         self._paths = Paths(root, job.space.name)
         self._slot = slot
@@ -79,6 +84,11 @@ class Worker:
         if source := self._meta.pop("source", None):  # large, and the same for every trial
             for study in job.studies:
                 self._meta["source"] = self._ledger.keep_origin(study.id, source)
+        self._asked: set[str] = set()
+        self._waits = False  # whether it has looked in vain since it last worked
+        first = job.studies[0].id
+        self._plans = Turn(self._ledger, PLAN, first, self._owner)
+        self._watches = Turn(self._ledger, WATCH, first, self._owner)
         self.stopping = False
 
     def stop(self) -> None:
@@ -87,8 +97,14 @@ class Worker:
 
     def work(self) -> int:
         """Until all trials are finished or it is cancelled (0), or it is told to stop (130)."""
+        code = self._work()
+        self._watches.leave()
+        return code
+
+    def _work(self) -> int:
         while not self.stopping and self._presence.wish != CANCEL:
             if self._presence.wish == PAUSE:
+                self._watches.leave()
                 self._idle.wait(lambda: self.stopping)
                 look(self._ledger, self._presence)
                 continue
@@ -120,11 +136,17 @@ class Worker:
 
     def _wait(self) -> None:
         """A while without work. What is wished of it, it learns from its leases otherwise."""
-        self._idle.wait(lambda: self.stopping)
+        plans = self._watches.held and not self._stage.watches[0].planner.over
+        longest = WATCHING if plans else LONGEST
+        self._idle.wait(lambda: self.stopping, longest)
         if self._idle.is_unseen():
             look(self._ledger, self._presence)
 
     def _claim(self) -> tuple[Watch, Lease] | None:
+        watch = self._stage.watches[0]
+        idle = self._waits and not self._watches.held
+        if idle and not is_wanted(self._ledger, watch.study.id, self._owner):
+            return None
         self._stage.refresh()
         if self._only:
             study, _, number = self._only.rpartition("/")
@@ -133,8 +155,8 @@ class Worker:
             return (watch, lease) if lease else None
         if self._job.studies[0].kind == Kind.CANDIDATE:
             return self._claim_run()
-        (watch,) = self._stage.watches
-        lease = self._abandoned(watch) or self._begin(watch)
+        lease = self._fetch(watch) or self._abandoned(watch) or self._begin(watch)
+        self._waits = lease is None
         return (watch, lease) if lease else None
 
     def _claim_run(self) -> tuple[Watch, Lease] | None:
@@ -145,8 +167,10 @@ class Worker:
             last = watch.last.get(ask.seed)
             if last is not None and last.state == State.RUNNING:
                 open_.setdefault(ask.candidate, []).append(last.number)
-            elif lease := self._begin_plan(watch, self._run_plan(watch, ask)):
-                return watch, lease
+            else:
+                plan = run_plan(watch, ask, self._job.candidates[watch.study.id])
+                if lease := self._begin_plan(watch, plan):
+                    return watch, lease
         for candidate, numbers in open_.items():
             watch = self._stage.watches[candidate]
             if lease := self._abandoned(watch, numbers):
@@ -154,7 +178,10 @@ class Worker:
         return None
 
     def _abandoned(self, watch: Watch, among: list[int] | None = None) -> Lease | None:
-        """A part, or one of these, whose worker is gone."""
+        """A part, or one of these, that nobody works on."""
+        if not self._only and watch.study.id in self._asked and not watch.free:
+            return None
+        self._asked.add(watch.study.id)  # once without need: unlike machines hear of it early
         return self._ledger.claim(
             watch.study.id,
             budget=watch.count,
@@ -165,13 +192,63 @@ class Worker:
         )
 
     def _begin(self, watch: Watch) -> Lease | None:
-        """The next part of a search; None: there is none by now."""
-        while plan := self._plan(watch):
+        """The next part of a search; None: there is none by now, or another worker plans.
+
+        Of those that can begin now, each worker that waits for one is given one, too.
+        """
+        if watch.planner.finished:
+            return None
+        if watch.planner.next() is not None and (begun := self._plans.keep()) is not None:
+            if begun != watch.count:  # by who had the turn before
+                watch.refresh()
+            lease = self._begin_all(watch)
+            self._plans.leave()
+            if lease:
+                self._watches.leave()
+                return lease
+        if not self._watches.lasts:
+            self._watches.keep()
+        return None
+
+    def _begin_all(self, watch: Watch) -> Lease | None:
+        """A part for this worker, and for others, but not for so long that its own lease ends."""
+        lease: Lease | None = None
+        while lease is None and (plan := self._plan(watch)):
             lease = self._begin_plan(watch, plan)
             watch.refresh()  # with this part, or that of who was faster
-            if lease:
-                return lease
-        return None
+        if lease is None or watch.planner.next() is None:
+            return lease
+        due = time.monotonic() + LEASE_SECONDS / 3
+        busy = {part.owner for part in watch.planner.unfinished}
+        for owner in workers_there(self._ledger, self._job.space.name):
+            if owner in busy:
+                continue
+            late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
+            if late or not (plan := self._plan(watch)):
+                break
+            self._give(watch, plan, owner)
+            watch.refresh()
+        return lease
+
+    def _give(self, watch: Watch, plan: Plan, to: str) -> None:
+        with suppress(Reopened):
+            mixed = self._job.mixed_arithmetic
+            self._ledger.give(watch.study.id, plan, to=to, meta=self._meta, mixed=mixed)
+
+    def _fetch(self, watch: Watch) -> Lease | None:
+        """What another worker has begun for this one."""
+        if all(part.owner != self._owner for part in watch.planner.unfinished):
+            return None
+        mixed = self._job.mixed_arithmetic
+        study = watch.study.id
+        return self._ledger.fetch(study, owner=self._owner, meta=self._meta, mixed=mixed)
+
+    def _plan(self, watch: Watch) -> Plan | None:
+        before = time.monotonic()
+        plan = next_plan(watch, self._proposer, self.trainer.cost)
+        seconds = TURN_PER_PLAN * (time.monotonic() - before)
+        self._plans.seconds = max(self._plans.seconds, seconds)
+        return plan
 
     def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
         """None: somebody was faster, or it no longer counts."""
@@ -181,30 +258,6 @@ class Worker:
             return self._ledger.begin(watch.study.id, plan, **who, mixed=mixed)
         except Reopened:
             return None
-
-    def _run_plan(self, watch: Watch, ask: Ask) -> Plan:
-        """The next part of a candidate's run."""
-        before = watch.last.get(ask.seed)
-        curve = before.curve if before else []
-        return Plan(
-            number=watch.count,
-            trial=ask.seed,
-            since=len(curve),
-            until=ask.until,
-            starts=0,
-            follows=None,
-            cost=0,
-            parameters=self._job.candidates[watch.study.id],
-            curve=curve,
-            reopened=watch.reopened or 0,
-        )
-
-    def _plan(self, watch: Watch) -> Plan | None:
-        planner = watch.planner
-        step = planner.next()
-        if step is None:
-            return None
-        return planner.plan(step, self._proposer.propose, self.trainer.cost, watch.reopened or 0)
 
     def _run(self, watch: Watch, lease: Lease) -> None:
         study = watch.study

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from crews import Killed, Sweep, make_sweep
 
+from pipeline.study.ahead import Turn
 from pipeline.study.ledger import Ledger
 from pipeline.vae import checkpoint
 from pipeline.vae.training import Training
@@ -25,6 +26,8 @@ class Killer:
     STEPS = (
         (Ledger, "claim"),
         (Ledger, "begin"),
+        (Turn, "keep"),
+        (Turn, "leave"),
         (Ledger, "report"),
         (Ledger, "finish"),
         (Training, "run_epoch"),
@@ -129,7 +132,7 @@ def work_and_die(made: Sweep, killer: Killer, rng: random.Random, *settings: dic
     ledger, deaths = made.ledger, 0
     while True:
         worker = made.worker(ledger, *settings)
-        killer.left = rng.randint(2, 30)
+        killer.left = rng.randint(1, 30)
         try:
             assert worker.work() == 0
         except Killed:

@@ -174,9 +174,10 @@ class TestVersions:
         ledger = Ledger(storage)
         ((study, _),) = ledger.studies("tiny", "search").items()
         trials = ledger.trials(study)
-        (key,) = {trial.meta.pop("source") for trial in trials}
+        (key,) = {trial.meta["source"] for trial in trials}
         assert ledger.origin(study, key) == source
-        assert [trial.meta for trial in trials] == [{"host": "a", "arithmetic": here}] * len(trials)
+        kept = {"host": "a", "arithmetic": here, "source": key}
+        assert [trial.meta for trial in trials] == [kept] * len(trials)
         for other, allowed in ({"cpu": "AVX512"}, False), ({**here, "new": "x"}, True):
             with nullcontext() if allowed else pytest.raises(OtherArithmetic):
                 asked = {"arithmetic": {**here, **other}}

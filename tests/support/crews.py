@@ -28,6 +28,7 @@ from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.tables import curves_table, trials_table
+from pipeline.study.workers import Presence
 from pipeline.vae.training import Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name
@@ -96,7 +97,12 @@ class Sweep:
     def candidates(self, *settings: dict[str, Any]) -> list[Study]:
         return [candidate_study(self.space, DATA, setting) for setting in settings]
 
-    def worker(self, ledger: Ledger | None = None, *settings: dict[str, Any]) -> Worker:
+    def worker(
+        self,
+        ledger: Ledger | None = None,
+        *settings: dict[str, Any],
+        presence: Presence | None = None,
+    ) -> Worker:
         """A worker in this process, on the search or on the candidates with these settings."""
         ledger = ledger or self.ledger
         studies = self.candidates(*settings) or [self.study]
@@ -109,10 +115,14 @@ class Sweep:
             candidates={s.id: c for s, c in zip(studies, settings, strict=False)},
             lineage={"git_commit": ""},
         )
-        return Worker(job, ledger, self.root, "cpu")
+        return Worker(job, ledger, self.root, "cpu", presence=presence)
 
     def trials(self, study: Study | None = None) -> list[Trial]:
-        return self.ledger.trials((study or self.study).id)
+        ledger = self.ledger
+        try:
+            return ledger.trials((study or self.study).id)
+        finally:
+            ledger.close()
 
     def tables(self, study: Study | None = None) -> bytes:
         """What the stage writes of a study: all that must not depend on who was killed when."""

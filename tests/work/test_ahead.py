@@ -1,0 +1,154 @@
+"""One worker plans for all that wait: the parts are those that each would have begun itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from crews import Killed, Sweep, make_sweep, sweep
+
+from pipeline.study import ahead, ledger
+from pipeline.study.ledger import Ledger
+from pipeline.study.propose import Proposer
+from pipeline.study.workers import Presence, arrive
+from pipeline.work import worker as worker_module
+from pipeline.work.worker import Worker
+
+WIDE = sweep(search={"parallelism": 4, "trials": 10})  # four of them can begin at once
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The search by one worker to whom nothing happens, and who plans for nobody."""
+    made = make_sweep(tmp_path_factory.mktemp("alone") / "clone", WIDE)
+    assert made.worker().work() == 0
+    return made
+
+
+@pytest.fixture
+def wide(storage: str, tmp_path: Path) -> Sweep:
+    made = make_sweep(tmp_path / "clone", WIDE)
+    made.storage = storage
+    return made
+
+
+@pytest.fixture
+def hire(wide: Sweep) -> Iterator[Callable[[], Worker]]:
+    """Makes a worker that is there, as one on a host of its own."""
+    opened: list[Ledger] = []
+
+    def make() -> Worker:
+        opened.append(wide.ledger)
+        presence = Presence(f"host{len(opened)}/{len(opened)}/1")
+        arrive(opened[-1], presence, "tiny", None)
+        return wide.worker(opened[-1], presence=presence)
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def holders(worker: Worker) -> dict[int, str | None]:
+    return {p.number: p.owner for p in worker._ledger.parts(worker._job.studies[0].id)}
+
+
+def test_who_plans_begins_a_part_for_each_that_waits(
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = hire(), hire(), hire()
+    claimed = first._claim()
+    assert claimed
+    assert claimed[1].number == 0
+    held = holders(first)
+    assert held.pop(0) == first._owner
+    assert sorted(held) == [1, 2]
+    monkeypatch.setattr(Proposer, "propose", None)  # nobody else needs it
+    for each in (second, third):
+        claimed = each._claim()
+        assert claimed
+        assert held[claimed[1].number] == each._owner
+
+
+def test_a_part_that_is_not_fetched_in_time_is_anyones(
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "GIVEN_SECONDS", -1.0)
+    monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)  # PostgreSQL has just been started
+    first, second = hire(), hire()
+    assert first._claim()
+    assert holders(first)[1] == second._owner
+    claims = [hire()._claim(), second._claim()]
+    assert [claim[1].number for claim in claims if claim] == [1, 2]
+
+
+def test_who_waits_reads_no_part_until_there_is_something_for_it(
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "TURN_SECONDS", 60.0)  # however slow this machine is
+    crew = [hire() for _ in range(6)]
+    first = crew[0]._claim()
+    assert first
+    claims = [each._claim() for each in crew[1:]]
+    assert sorted(claim[1].number for claim in claims if claim) == [1, 2, 3]
+    idle = [each for each, claim in zip(crew[1:], claims, strict=True) if not claim]
+    assert [each._watches.held for each in idle] == [True, False]
+    monkeypatch.setattr(worker_module.Stage, "refresh", None)
+    assert idle[1]._claim() is None
+
+
+def test_the_same_bytes_whoever_plans_and_dies_at_it(
+    wide: Sweep, hire: Callable[[], Worker], alone: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers take turns at random; at random steps of planning one dies and is replaced."""
+    draw, left, deaths, given = random.Random(3), [4], set[str](), list[int]()
+
+    def deadly(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def step(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                deaths.add(f"before {name}")
+                raise Killed
+            result = function(*arguments, **options)
+            if name == "give":
+                given.append(arguments[2].number)
+            left[0] -= 1
+            if left[0] == 0:
+                deaths.add(f"after {name}")
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, step)
+
+    for owner, name in (
+        (Ledger, "begin"), (Ledger, "give"), (Ledger, "fetch"), (Proposer, "propose"),
+        (ahead.Turn, "keep"), (ahead.Turn, "leave"),
+    ):  # fmt: skip
+        deadly(owner, name)
+    crew, running = [hire() for _ in range(4)], dict[str, Any]()
+    while crew:
+        each = draw.choice(crew)
+        try:
+            if each._owner in running and draw.random() < 0.4:
+                each._run(*running.pop(each._owner))
+            elif each._owner not in running and (claimed := each._claim()):
+                running[each._owner] = claimed
+            elif each._owner not in running and each._stage.is_over:
+                each._watches.leave()
+                crew.remove(each)
+        except Killed:
+            left[0] = draw.randint(3, 25)
+            each._ledger.release(each._owner, blameless=True)  # and its turn runs out
+            each._ledger.write(lambda db: db.execute(sa.update(ahead.TURNS).values(expires=0.0)))
+            running.pop(each._owner, None)
+            crew[crew.index(each)] = hire()
+    assert wide.tables() == alone.tables()
+    assert len(given) > 3
+    assert len(deaths) > 4
