@@ -26,7 +26,7 @@ def _names(section: type[Any], name: str) -> tuple[str, ...]:
 # and shares are such that every rule acts within three epochs of fifteen steps.
 LEVELS: dict[str, tuple[Any, ...]] = {
     "family": ("mlp", "conv_stride", "conv_pool"),  # residual: tests/vae/test_residual.py
-    "likelihood": _names(Model, "likelihood"),
+    "likelihood": get_args(_names(Model, "likelihood")[0]),  # the others are in files of one's own
     "sigma": SIGMAS,
     "optimizer": _names(Hyperparameters, "optimizer"),
     "schedule": _names(Hyperparameters, "schedule"),
