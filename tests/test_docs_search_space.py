@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -56,7 +57,9 @@ def test_every_value_that_a_key_may_have_is_named(section: str) -> None:
     part = PAGE.split(f"\n## `{section}`\n")[1].split("\n## ")[0]
     for name, field in SECTIONS[section].model_fields.items():
         known = get_args(field.annotation)
-        for value in (*known, *chain.from_iterable(map(get_args, known))):
+        if get_origin(field.annotation) is UnionType:
+            known = tuple(chain.from_iterable(map(get_args, known)))
+        for value in known:
             if isinstance(value, str):
                 line = next(each for each in part.splitlines() if each.startswith(f"| `{name}`"))
                 assert value in line

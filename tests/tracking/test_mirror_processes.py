@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -69,17 +70,18 @@ def test_a_server_killed_twice_amid_a_sync_ends_up_with_everything_once(
     empty_db: Path,
     runs: list[Run],
     failed: list[tuple[float, int]],
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     store = Store(server.uri, None, tmp_path / "cursor.json")
-    for points in (EPOCHS * TRIALS // 2, EPOCHS * TRIALS):
+    for points in (EPOCHS * TRIALS // 2, EPOCHS * TRIALS):  # of twice as many
         failed.clear()
-        sync = threading.Thread(target=sync_until_it_fails, args=(store, runs))
-        sync.start()
-        wait_for(partial(more_rows, tmp_path / "server.db", "metrics", points))
-        server.kill()
-        sync.join(DEADLINE)
-        assert not sync.is_alive()
+        there = partial(more_rows, tmp_path / "server.db", "metrics", points)
+        with monkeypatch.context() as patched:
+            kill = killed_at_a_request(server, there, patched)
+            with suppress(MirrorUnavailable):
+                store.mirror().sync(store.name, runs)
+        kill.join()
         assert failed == [ONE_TRY]
         server.start()
     store.mirror().sync(store.name, runs)
@@ -96,9 +98,19 @@ def test_a_server_killed_twice_amid_a_sync_ends_up_with_everything_once(
     assert local.dump() == held
 
 
-def sync_until_it_fails(store: Store, runs: list[Run]) -> None:
-    with suppress(MirrorUnavailable):
-        store.mirror().sync(store.name, runs)
+def killed_at_a_request(
+    server: Server, due: Callable[[], bool], patched: pytest.MonkeyPatch
+) -> threading.Thread:
+    """Kills the server while it is asked something, the first time that it is due."""
+    kill, send = threading.Thread(target=server.kill), HTTPAdapter.send
+
+    def sent(adapter: HTTPAdapter, *given: Any, **options: Any) -> Any:
+        if kill.ident is None and due():
+            kill.start()
+        return send(adapter, *given, **options)
+
+    patched.setattr(HTTPAdapter, "send", sent)
+    return kill
 
 
 def test_a_server_that_hangs_costs_a_sync_one_request_and_duplicates_nothing(
