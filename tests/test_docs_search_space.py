@@ -6,7 +6,7 @@ import json
 from itertools import chain
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import pytest
 import yaml
@@ -57,7 +57,7 @@ def test_every_value_that_a_key_may_have_is_named(section: str) -> None:
     part = PAGE.split(f"\n## `{section}`\n")[1].split("\n## ")[0]
     for name, field in SECTIONS[section].model_fields.items():
         known = get_args(field.annotation)
-        if get_origin(field.annotation) is UnionType:
+        if get_origin(field.annotation) in (Union, UnionType):
             known = tuple(chain.from_iterable(map(get_args, known)))
         for value in known:
             if isinstance(value, str):
