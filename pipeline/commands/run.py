@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.commands.stage import run_stage
+from pipeline.commands.stage import interruptible, run_stage
 from pipeline.paths import STAGES, Paths
 from pipeline.record import open_inputs
 from pipeline.settings.machine import Machine
@@ -30,7 +30,8 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
     if stages == STAGES and machine.until is not None:
         from pipeline.commands.answer import answer
 
-        space = answer(space, machine, paths)
+        with interruptible("run", space):
+            space = answer(space, machine, paths)
     else:
         save(space, paths, stages[0])
         _run_all(stages, file, space, machine, paths)
@@ -54,7 +55,10 @@ def _run_all(
     from pipeline.work.budget_file import keep_budget
 
     if any(stage in BUDGETED for stage in stages):
-        with closing(Ledger(storage_url(machine, paths))) as ledger:
+        with (
+            interruptible(stages[0], space),
+            closing(Ledger(storage_url(machine, paths))) as ledger,
+        ):
             resume_cancelled(ledger, space.name)
     before = STAGES[max(STAGES.index(stages[0]) - 1, 0)]
     with following(space, machine, paths, before) as ended:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -17,13 +19,20 @@ def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: 
     """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
     from pipeline.work.reserve import timed
 
-    try:
+    with interruptible(stage, space):
         with timed(stage, paths):
             import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)
         check_unchanged(stage, space, paths)
-    except KeyboardInterrupt:  # which Typer would let go without a word
+
+
+@contextmanager
+def interruptible(what: str, space: Space) -> Iterator[None]:
+    """Raises Interrupted on Ctrl-C, which Typer would let go without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
         raise Interrupted(
-            f"{stage} {space.name}: interrupted: the same command starts it again"
+            f"{what} {space.name}: interrupted: the same command starts it again"
         ) from None
 
 
