@@ -13,13 +13,13 @@ from __future__ import annotations
 import time
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.results.states import State
 from pipeline.study.claim import FARTHEST_SECONDS, GIVEN
 from pipeline.study.ledger import LEASE_SECONDS, Ledger
 from pipeline.study.schema import TRIALS, TURNS, WORKERS
-from pipeline.study.storage import clock, clock_column, is_sqlite
+from pipeline.study.storage import clock, clock_column
+from pipeline.study.turn import leave_turn, take_free
 
 TURN_SECONDS = 5.0
 PLAN, WATCH = "plan", "watch"
@@ -41,18 +41,10 @@ class Turn:
 
     def keep(self) -> int | None:
         """Takes it, or goes on with it; how many parts the study has. None: it is another's."""
-        now, row = time.monotonic(), TURNS.c
+        now = time.monotonic()
 
         def take(db: sa.Connection) -> int | None:
-            clocked = clock(db)
-            dialect = sqlite if is_sqlite(db) else postgresql
-            values = {"owner": self._owner, "expires": clocked + self.seconds}
-            over = (row.expires <= clocked) | (row.expires > clocked + FARTHEST_SECONDS)
-            turn = dialect.insert(TURNS).values(name=self._name, **values)
-            mine = turn.on_conflict_do_update(
-                index_elements=[row.name], set_=values, where=over | (row.owner == self._owner)
-            )
-            if db.execute(mine.returning(row.owner)).first() is None:
+            if not take_free(db, self._name, self._owner, self.seconds):
                 return None
             last = sa.select(sa.func.max(TRIALS.c.number)).where(TRIALS.c.study == self._study)
             number = db.execute(last).scalar()
@@ -71,8 +63,7 @@ class Turn:
         """Gives it up, if it is still one's own."""
         if self.held:
             self._ends = 0.0
-            mine = (TURNS.c.name == self._name) & (TURNS.c.owner == self._owner)
-            self._ledger.write(lambda db: db.execute(sa.delete(TURNS).where(mine)))
+            leave_turn(self._ledger, self._name, self._owner)
 
 
 def workers_there(ledger: Ledger, sweep: str) -> list[str]:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
+from pipeline.study.claim import FARTHEST_SECONDS
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StorageAway
 from pipeline.study.schema import TURNS
 from pipeline.study.storage import clock, is_sqlite
 
 TURN_SECONDS = 60.0
-FARTHEST_SECONDS = 120.0  # no turn ends later: the clock was set back since
-LOCK = 0x7475726E  # of PostgreSQL, for those who look at the table at once
 
 
 def take_turn(ledger: Ledger, name: str, owner: str, dead: Callable[[str], bool]) -> str:
@@ -27,29 +27,36 @@ def take_turn(ledger: Ledger, name: str, owner: str, dead: Callable[[str], bool]
     it is known to be gone."""
 
     def take(db: sa.Connection) -> str:
-        if not is_sqlite(db):  # whose writers wait for each other anyway
-            db.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-        row, now = TURNS.c, clock(db)
-        held = db.execute(sa.select(row.owner, row.expires).where(row.name == name)).first()
-        if (
-            held
-            and held.owner != owner
-            and now < held.expires <= now + FARTHEST_SECONDS
-            and not dead(held.owner)
-        ):
-            return str(held.owner)
-        db.execute(sa.delete(TURNS).where(row.name == name))
-        values = {"name": name, "owner": owner, "expires": now + TURN_SECONDS}
-        db.execute(sa.insert(TURNS).values(values))
-        return owner
+        if take_free(db, name, owner, TURN_SECONDS):
+            return owner
+        query = sa.select(TURNS.c.owner).where(TURNS.c.name == name)
+        holder = str(db.execute(query).scalar_one_or_none() or owner)
+        if dead(holder):
+            _delete(db, name, holder)
+        return owner if take_free(db, name, owner, TURN_SECONDS) else holder
 
     return ledger.write(take)
 
 
+def take_free(db: sa.Connection, name: str, owner: str, seconds: float) -> bool:
+    """Takes a turn that is nobody's or has run out, or goes on with one's own, in one statement."""
+    row, now = TURNS.c, clock(db)
+    insert = (sqlite if is_sqlite(db) else postgresql).insert(TURNS)
+    values = {"owner": owner, "expires": now + seconds}
+    over = (row.expires <= now) | (row.expires > now + FARTHEST_SECONDS)
+    mine = insert.values(name=name, **values).on_conflict_do_update(
+        index_elements=[row.name], set_=values, where=over | (row.owner == owner)
+    )
+    return db.execute(mine.returning(row.owner)).first() is not None
+
+
 def leave_turn(ledger: Ledger, name: str, owner: str) -> None:
     """Gives a turn up, if it is still one's own."""
-    mine = (TURNS.c.name == name) & (TURNS.c.owner == owner)
-    ledger.write(lambda db: db.execute(sa.delete(TURNS).where(mine)))
+    ledger.write(lambda db: _delete(db, name, owner))
+
+
+def _delete(db: sa.Connection, name: str, owner: str) -> None:
+    db.execute(sa.delete(TURNS).where(TURNS.c.name == name, TURNS.c.owner == owner))
 
 
 @contextmanager
