@@ -183,12 +183,6 @@ def _ended(epochs: int, planner: Planner, step: Step, chosen: dict[str, Value] |
         parameters=parameters,
         curve=curve,
         result={"nelbo_nats": curve[-1]["nelbo_nats"]},
-        reason=None,
-        meta={},
-        owner=None,
-        expires=0.0,
-        strikes=0,
-        started_ms=0,
         finished_ms=1,
     )
 

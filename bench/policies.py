@@ -74,8 +74,7 @@ class Ours:
             study="", number=step.number, trial=step.trial, since=step.since, until=until,
             starts=step.place.starts, follows=step.place.follows,
             cost=math.ceil(1e6 * self._land.guess(chosen)), epochs=step.since, state=State.RUNNING,
-            parameters=chosen, curve=[], result=None, reason=None, meta={}, owner=None, expires=0,
-            strikes=0, started_ms=0, finished_ms=None,
+            parameters=chosen, curve=[],
         )  # fmt: skip
         planner.update([part])
         return Job(step.trial, chosen, step.since, step.number)

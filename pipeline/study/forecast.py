@@ -82,13 +82,6 @@ def _ended(
         parameters=chosen,
         curve=[],
         result={"nelbo_nats": value, "kl_nats": value, "recon_nats": 0.0},
-        reason=None,
-        meta={},
-        owner=None,
-        expires=0.0,
-        strikes=0,
-        started_ms=0,
-        finished_ms=None,
     )
 
 

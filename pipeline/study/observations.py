@@ -224,11 +224,6 @@ def _parts(
             result=line.result if whole else _result(line.result, curve, played.kept),
             reason=line.reason if state == State.FAILED else None,
             meta={"arithmetic": line.arithmetic, "kept": kept},
-            owner=None,
-            expires=0.0,
-            strikes=0,
-            started_ms=0,
-            finished_ms=None,
         )
         since = until
 

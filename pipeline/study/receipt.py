@@ -69,11 +69,6 @@ def recorded_part(study: str, record: dict[str, Any]) -> Part:
         result=record["result"],
         reason=record["reason"],
         meta={key: record[key] for key in TOLD if key in record},
-        owner=None,
-        expires=0.0,
-        strikes=0,
-        started_ms=0,
-        finished_ms=None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -41,14 +41,14 @@ class Part:
     state: State
     parameters: dict[str, Value] | None
     curve: list[Record]
-    result: Record | None
-    reason: str | None
-    meta: dict[str, Any]
-    owner: str | None
-    expires: float
-    strikes: int
-    started_ms: int
-    finished_ms: int | None
+    result: Record | None = None
+    reason: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    owner: str | None = None
+    expires: float = 0.0
+    strikes: int = 0
+    started_ms: int = 0
+    finished_ms: int | None = None
 
     @property
     def kept(self) -> dict[str, Any] | None:
