@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.files import sha256_of
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.observations import Observations
+from pipeline.settings.own_files import Source as OwnSource
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.kept import Kept, settled, table_text
@@ -86,6 +88,17 @@ class TestFits:
     def test_an_own_family_of_the_same_file_alone(self) -> None:
         own = origin(sources={"a.py": "f" * 64})
         assert begun([kept(0, of=own, family="a.py:B", lr=0.01)], space()).left_out == {"family": 1}
+
+    def test_an_own_likelihood_of_the_same_file_alone(self) -> None:
+        its = space()
+        model = its.model.model_copy(update={"likelihood": "a.py:B"})
+        text = "class B: ..."
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        read = {"a.py": OwnSource(text=text, sha256=digest)}
+        its = its.model_copy(update={"model": model, "sources": read})
+        same, other = (origin(sources={"a.py": each}) for each in (digest, "f" * 64))
+        found = begun([kept(0, of=same, lr=0.01), kept(1, of=other, lr=0.02)], its)
+        assert (found.trials, found.left_out) == (1, {"likelihood": 1})
 
     @pytest.mark.parametrize(
         ("state", "epochs", "search", "counts"),
