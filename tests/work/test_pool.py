@@ -159,8 +159,8 @@ echo "$@" >> said
 case "$*" in *--only*) [ -e busy ] && echo not alone >> said; touch over; exit 0;; esac
 [ $slot = 1 ] && until [ -e busy ]; do sleep 0.02; done
 [ $slot = 1 ] && exit 72
-touch busy
 trap "rm busy; exit 130" TERM
+touch busy
 while :; do sleep 0.02; done"""
     assert poll_to_the_end(pool(script, count=2, alone=lambda slot: ["--only", f"x/{slot}"]))
     calls = (tmp_path / "said").read_text().splitlines()
