@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 WORKER = """#!/bin/bash
-echo "$SLURM_ARRAY_TASK_ID begins, after ${8:-nothing}" >> said
 trap 'echo "$SLURM_ARRAY_TASK_ID is told" >> said; exit 130' TERM
+echo "$SLURM_ARRAY_TASK_ID begins, after ${8:-nothing}" >> said
 [ -e "code$SLURM_ARRAY_TASK_ID" ] && { read -r code < "code$SLURM_ARRAY_TASK_ID"; exit "$code"; }
 while :; do sleep 0.05; done
 """
