@@ -18,8 +18,8 @@ from pipeline.work.slurm import cancel_waiting
 
 FORGOTTEN_SECONDS = 10 * LEASE_SECONDS  # who was not heard of for so long is not shown
 SAID = {
-    CANCEL: "{} told to leave after the epoch: `python -m pipeline search {}` goes on",
-    PAUSE: "{} told to pause after the epoch: `python -m pipeline resume {}` goes on",
+    CANCEL: "{} told to leave: `python -m pipeline search {}` goes on",
+    PAUSE: "{} told to pause: `python -m pipeline resume {}` goes on",
     None: "{} told to go on, as those that come to {}",
 }
 

@@ -29,6 +29,11 @@ class Renewal:
         if error is None:  # else it may be that nobody answers, and one more renewal is no harm
             self._thread.join()
 
+    @property
+    def ended(self) -> bool:
+        """Whether `check` raises."""
+        return self._error is not None
+
     def check(self) -> None:
         """Raises what ended the renewals: LeaseLost, or an error that does not pass."""
         if self._error:

@@ -59,12 +59,15 @@ def save_training(path: Path, training: Training, of: str = "") -> None:
         average = training.average.vae.state_dict()
         tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     tensors |= {f"first.{name}": tensor for name, tensor in training.first_weights.items()}
-    if training.best_epoch != len(training.records):
+    if training.best_epoch != len(training.records) or training.taken:
         tensors |= {f"best.{name}": tensor for name, tensor in training.best_weights.items()}
     for name, values in training.optimizer.state.items():
         tensors |= {f"optimizer.{name}.{index}": value for index, value in enumerate(values)}
+    tensors |= {f"epoch.{name}": value for name, value in training.state_within_epoch().items()}
     progress = {
         "records": training.records,
+        "taken": training.taken,
+        "spent": training.spent,
         "early_stopping": training.early_stopping_state(),
         "plateau": training.plateau.state(),
     }
@@ -72,7 +75,7 @@ def save_training(path: Path, training: Training, of: str = "") -> None:
 
 
 def load_training(path: Path, training: Training, of: str = "") -> None:
-    """Brings a new training to the state after the last saved epoch.
+    """Brings a new training to the saved state.
 
     Raises Unreadable for a file that is damaged or of another training.
     """
@@ -97,6 +100,8 @@ def load_training(path: Path, training: Training, of: str = "") -> None:
     for name, values in training.optimizer.state.items():
         for index, value in enumerate(values):  # in place: strides stay those of the parameters
             value.copy_(tensors[f"optimizer.{name}.{index}"])
+    training.spent = tuple(progress.get("spent", training.spent))
+    training.restore_within_epoch(progress.get("taken", 0), _under(tensors, "epoch."))
 
 
 def _differences(metadata: dict[str, str], of: str) -> str:

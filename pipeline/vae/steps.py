@@ -71,6 +71,12 @@ class Steps(Protocol):
     def take(self, number: int) -> None:
         """The next step of the epoch, number 0, 1, ..."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What an epoch that has begun needs to go on, beside weights and the optimizer's state."""
+
+    def restore(self, number: int, state: dict[str, Tensor]) -> None:
+        """Goes on, in an epoch that was begun again, before step `number`."""
+
 
 class EagerSteps:
     """Steps that Python launches operation by operation."""
@@ -88,6 +94,21 @@ class EagerSteps:
     def take(self, number: int) -> None:
         rows = slice(number * self._batch_size, (number + 1) * self._batch_size)
         self.sums += self._step(rows, *self._schedule[number])
+
+    def state(self) -> dict[str, Tensor]:
+        return _state(self.sums, self._step)
+
+    def restore(self, number: int, state: dict[str, Tensor]) -> None:
+        _restore(state, self.sums, self._step)
+
+
+def _state(sums: Tensor, step: Step) -> dict[str, Tensor]:
+    return {"sums": sums, "generator": step.generator.get_state()}
+
+
+def _restore(state: dict[str, Tensor], sums: Tensor, step: Step) -> None:
+    sums.copy_(state["sums"])
+    step.generator.set_state(state["generator"])
 
 
 def capture(step: Work, advance: Work, generator: torch.Generator) -> Work:
@@ -149,6 +170,13 @@ class GraphedSteps:
 
     def take(self, number: int) -> None:
         self._replays[self._sizes[number]]()
+
+    def state(self) -> dict[str, Tensor]:
+        return _state(self.sums, self._step)
+
+    def restore(self, number: int, state: dict[str, Tensor]) -> None:
+        _restore(state, self.sums, self._step)
+        self._index.fill_(number)
 
     def _captured(self, size: int) -> Work:
         def step() -> None:

@@ -1,12 +1,13 @@
-"""One training: an epoch at a time, interruptible, and bit for bit the same however often.
+"""One training: interruptible between any two steps, and bit for bit the same however often.
 
 A training is a pure function of (images, setting, seed, epochs): shuffles and noise are drawn from
-(seed, epoch), so nothing but the state after an epoch is needed to go on.
+(seed, epoch), so that weights, moments and how far it has come are all that is needed to go on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ from pipeline.vae.setting import Setting
 from pipeline.vae.steps import Capture, EagerSteps, GraphedSteps, Step, Steps, capture
 
 VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are the models' own
+
+
+Leaves = Callable[[], bool]  # whether to leave an epoch, asked after a step
+
+
+def _never() -> bool:
+    return False
 
 
 class Diverged(Exception):
@@ -62,6 +70,10 @@ class Training:
         exponent = setting.averaging
         self.average = None if exponent is None else WeightAverage(self.vae, exponent)
         self.records: list[dict[str, Any]] = []
+        self.taken = 0  # steps of an epoch that is not at its end
+        self.spent = (0.0, 0.0)  # seconds and core-seconds in it, kept for who counts them
+        self._begun = False  # that epoch, by this object
+        self._left: dict[str, Tensor] = {}  # what it was at when it was left
         self.best_epoch = 0  # 0: none yet
         self.best_weights: dict[str, Tensor] = {}
         self.plateau = Plateau(setting)
@@ -104,10 +116,15 @@ class Training:
             return self.model.state_dict()
         return self.best_weights
 
-    def run_epoch(self) -> dict[str, Any]:
-        """Trains one epoch, measures, and returns its record. Raises Diverged."""
+    def run_epoch(self, leaves: Leaves = _never) -> dict[str, Any] | None:
+        """Trains one epoch, measures, and returns its record. Raises Diverged.
+
+        None: it `leaves` the epoch, asked after a step; the next call goes on with the next one.
+        """
         epoch = len(self.records) + 1
-        sums = self._train_epoch(epoch)
+        sums = self._train_epoch(epoch, leaves)
+        if sums is None:
+            return None
         recon, kl = (sums / len(self._train)).tolist()  # the only wait for the device in an epoch
         if not math.isfinite(recon + kl):
             raise Diverged(f"the training loss is not finite in epoch {epoch}")
@@ -137,7 +154,14 @@ class Training:
     def restore_early_stopping(self, state: list[float]) -> None:
         self.best_epoch, self._best_value, self._waited = int(state[0]), state[1], int(state[2])
 
-    def _train_epoch(self, epoch: int) -> Tensor:
+    def state_within_epoch(self) -> dict[str, Tensor]:
+        """What an epoch that was left needs to go on, for a checkpoint."""
+        return self._steps.state() if self.taken else {}
+
+    def restore_within_epoch(self, taken: int, state: dict[str, Tensor]) -> None:
+        self.taken, self._begun, self._left = taken, False, state
+
+    def _train_epoch(self, epoch: int, leaves: Leaves) -> Tensor | None:
         """One pass over the training images; the (2,) sums of recon and KL in nats, float64."""
         self.vae.train()
         batch = self.setting.batch_size
@@ -146,11 +170,19 @@ class Training:
         peak = self.setting.lr * self.plateau.factor
         lrs = [peak * lr_factor(self.setting, first + n, total) for n in range(steps)]
         weights = [kl_weight(self.setting, first + n, total, steps) for n in range(steps)]
-        self._steps.begin(derive_seed(self.seed, "epoch", epoch), lrs, weights)
-        for n in range(steps):
+        if not self._begun:
+            self._steps.begin(derive_seed(self.seed, "epoch", epoch), lrs, weights)
+            if self.taken:
+                self._steps.restore(self.taken, self._left)
+            self._begun = True
+        for n in range(self.taken, steps):
             self._steps.take(n)
             if self.average and ((n + 1) % STRIDE == 0 or n + 1 == steps):
                 self.average.update((epoch - 1) * math.ceil(steps / STRIDE) + n // STRIDE + 1)
+            if n + 1 < steps and leaves():
+                self.taken = n + 1
+                return None
+        self.taken, self._begun = 0, False
         self.vae.likelihood.end_epoch()
         if self.average:
             self.average.end_epoch()

@@ -21,13 +21,20 @@ class Checkpoints:
 
     A worker that lost its lease may still write its own file, but not over its successor's. Epochs
     that are short beside their saving are not all saved: after a kill the last are trained again.
+    Long ones are saved in their midst.
     """
 
     def __init__(self, folder: Path, part: int, token: int):
         self._folder, self._key = folder, (part, token)
         self.of = ""  # which training's; see `pipeline.work.trainings.name_of`
-        self._epochs = 0  # of the last state
+        self._position = (0, 0)  # of the last state: epochs, steps of the next one
         self._due = 0.0  # when the next one is, by `time.monotonic`
+        self._overdue = time.monotonic() + MOST_UNSAVED_SECONDS  # when an epoch is left for it
+
+    @property
+    def overdue(self) -> bool:
+        """Whether to save now, in the midst of an epoch."""
+        return time.monotonic() >= self._overdue
 
     def load(self, training: Training) -> None:
         """Brings a new training to the last state that can be read; from none it begins anew."""
@@ -36,24 +43,26 @@ class Checkpoints:
         for path in sorted(self._files(), key=_key, reverse=True):
             try:
                 load_training(path, training, self.of)
-                self._epochs = len(training.records)
+                self._position = _position(training)
                 return
             except Unreadable as error:
                 print(f"passed over: {error}", file=sys.stderr, flush=True)
 
     def save(self, training: Training, *, at_once: bool = False) -> None:
-        """Writes the state after an epoch, when it is due, and drops those of earlier leases."""
+        """Writes the state, when that is due, and drops those of earlier leases."""
         from pipeline.vae.checkpoint import save_training
 
         start = time.monotonic()
-        epochs = len(training.records)
-        if epochs == self._epochs or (start < self._due and not at_once):
+        position = _position(training)
+        if position == self._position or (start < self._due and not at_once):
             return
         path = self._folder / "checkpoint-{}-{}.safetensors".format(*self._key)
         save_training(path, training, self.of)
         self._drop(path for path in self._files() if _key(path) < self._key)
-        self._epochs, end = epochs, time.monotonic()
-        self._due = end + min(TRAINING_PER_SAVING * (end - start), MOST_UNSAVED_SECONDS)
+        self._position, end = position, time.monotonic()
+        pause = TRAINING_PER_SAVING * (end - start)
+        self._due = end + min(pause, MOST_UNSAVED_SECONDS)
+        self._overdue = end + max(pause, MOST_UNSAVED_SECONDS)
 
     def clear(self) -> None:
         """Drops the states of this lease and of earlier ones: the trial has ended."""
@@ -80,6 +89,10 @@ def clear_finished(folder: Path, ended: Iterable[int], paused: Iterable[int]) ->
             kept.append(path)
     for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns)[:-MOST_PAUSED]:
         path.unlink(missing_ok=True)
+
+
+def _position(training: Training) -> tuple[int, int]:
+    return len(training.records), training.taken
 
 
 def _key(path: Path) -> tuple[int, int]:

@@ -128,7 +128,7 @@ class Pool:
         slot.process, slot.due = self._spawn(slot.index, slot.log, more), None
 
     def stop(self) -> None:
-        """Asks all to finish their epoch and leave."""
+        """Asks all to save and leave."""
         self._stopping = True
         for slot in self._slots:
             if slot.process.poll() is None:

@@ -14,7 +14,7 @@ from pipeline.settings.deadline import now, shown
 from pipeline.study.patience import is_waiting
 
 PARENT_SECONDS = 0.25
-GRACE_SECONDS = 15.0  # for an epoch to end, of who is to be at an end before a deadline
+GRACE_SECONDS = 15.0  # for states to be saved, of who is to be at an end before a deadline
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 
 
@@ -44,7 +44,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether work should end after the current epochs."""
+        """Whether work should end, its trainings saved where they are."""
         return bool(self.signals) or self._late or self._is_over
 
     @property

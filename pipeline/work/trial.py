@@ -1,4 +1,4 @@
-"""One trial from its lease to its end: trained epoch by epoch, recorded, pruned, resumed."""
+"""One trial from its lease to its end: trained, recorded epoch by epoch, pruned, resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.work.checkpoints import Checkpoints
 from pipeline.work.trainings import Trainer, TrialFailed, name_of, outcome, save_run
 
 if TYPE_CHECKING:
-    from pipeline.vae.training import Training
+    from pipeline.vae.training import Leaves, Training
 
 
 MOST_SHARED_BYTES = 64 * 1024**2  # of a run's weights in the storage
@@ -84,8 +84,13 @@ class TrialRun:
                 self._checkpoints.save(training, at_once=True)
                 return False
             with self._trainer.failures():
-                _run_epoch(training)
+                ended = self._run_epoch(
+                    training, lambda: stopping() or renewal.ended or self._checkpoints.overdue
+                )
             renewal.check()
+            if not ended:
+                self._checkpoints.save(training, at_once=True)
+                continue
             self._keep_times(training.records)
             self._checkpoints.save(training)
             # The last epoch is reported with the end: until then the virtual clock counts one more.
@@ -100,6 +105,20 @@ class TrialRun:
             self._ledger.finish(self._lease, State.PAUSED, training.records, result)
         else:
             self._complete(training)
+        return True
+
+    def _run_epoch(self, training: Training, leaves: Leaves) -> bool:
+        """Whether the epoch has come to its end; its record then says what all of it took."""
+        start, before = time.perf_counter(), time.process_time()
+        record = training.run_epoch(leaves)
+        seconds, core_seconds = training.spent
+        seconds += time.perf_counter() - start
+        core_seconds += time.process_time() - before
+        training.spent = (0.0, 0.0) if record else (seconds, core_seconds)
+        if record is None:
+            return False
+        record["seconds"], record["core_seconds"] = round(seconds, 4), round(core_seconds, 4)
+        record["ended_ms"] = int(time.time() * 1000)
         return True
 
     @property
@@ -130,14 +149,6 @@ class TrialRun:
             result["files"] = save_run(self._folder, training)
         weights = _weights(self._folder) if self._shares else {}
         self._ledger.finish(self._lease, State.COMPLETE, training.records, result, weights=weights)
-
-
-def _run_epoch(training: Training) -> None:
-    start, before = time.perf_counter(), time.process_time()
-    record: dict[str, Any] = training.run_epoch()
-    record["seconds"] = round(time.perf_counter() - start, 4)
-    record["core_seconds"] = round(time.process_time() - before, 4)
-    record["ended_ms"] = int(time.time() * 1000)
 
 
 def _weights(folder: Path) -> dict[str, bytes]:

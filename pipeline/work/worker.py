@@ -92,7 +92,7 @@ class Worker:
         self.stopping = False
 
     def stop(self) -> None:
-        """Has it leave after the present epoch."""
+        """Has it leave after the present step."""
         self.stopping = True
 
     def work(self) -> int:
@@ -131,7 +131,7 @@ class Worker:
 
     @property
     def _leaves_trial(self) -> bool:
-        """Whether it is to end its present trial after the epoch, and to give it back."""
+        """Whether it is to leave its present trial where it is, and to give it back."""
         return self.stopping or self._presence.wish is not None
 
     def _wait(self) -> None:

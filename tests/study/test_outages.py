@@ -26,7 +26,7 @@ from pipeline.study import patience, storage
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.patience import StorageAway, StorageError, is_passing, keep_trying
 from pipeline.study.storage import open_storage, transaction
-from pipeline.vae.training import Training
+from pipeline.vae.training import Leaves, Training
 
 DEADLINE = 300.0  # of what would otherwise wait without end
 spawn = multiprocessing.get_context("spawn")
@@ -214,9 +214,9 @@ def test_before_it_waits_in_vain_a_worker_saves_its_epochs(
     trained: list[int] = []
     run_epoch = Training.run_epoch
 
-    def counted(training: Training) -> dict[str, Any]:
+    def counted(training: Training, *leaves: Leaves) -> dict[str, Any] | None:
         trained.append(len(training.records))
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
 
     monkeypatch.setattr(Training, "run_epoch", counted)
     assert tiny.worker().work() == 0

@@ -14,7 +14,7 @@ from crews import Killed, Sweep, make_sweep
 from pipeline.study.ahead import Turn
 from pipeline.study.ledger import Ledger
 from pipeline.vae import checkpoint
-from pipeline.vae.training import Training
+from pipeline.vae.training import Leaves, Training
 from pipeline.work import checkpoints
 
 CANDIDATES = ({"lr": 0.02}, {"lr": 0.04, "optimizer": "sgd", "momentum": 0.9})
@@ -155,11 +155,11 @@ def test_workers_that_overtake_each_other_give_the_same_bytes(
     other._owner = "elsewhere/1/2"
     run_epoch, ahead = Training.run_epoch, []
 
-    def overtaken(training: Training) -> dict[str, Any]:
+    def overtaken(training: Training, *leaves: Leaves) -> dict[str, Any] | None:
         if rng.random() < 0.6 and (claimed := other._claim()):
             ahead.append(claimed[1].number)
             other._run(*claimed)
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
 
     monkeypatch.setattr(Training, "run_epoch", overtaken)
     assert one.work() == 0

@@ -16,11 +16,11 @@ if "worker" in sys.orig_argv and os.environ.get("FAULT"):
     error, times = os.environ["FAULT"].split(":")
     left, run_epoch = Path(times), Training.run_epoch
 
-    def fail(training):
+    def fail(training, *leaves):
         if len(training.records) == 1 and left.exists():
             left.unlink(missing_ok=True)
             raise OSError(5, "Input/output error") if error == "EIO" else MemoryError("3 GiB")
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
 
     Training.run_epoch = fail
 """

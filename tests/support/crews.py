@@ -29,7 +29,7 @@ from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, Trial
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.study.workers import Presence
-from pipeline.vae.training import Training
+from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name
 from pipeline.work.worker import Worker
@@ -272,12 +272,12 @@ def _kill(pid: int) -> None:
 def at_epoch(
     monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Training], None]
 ) -> None:
-    """Has `action` happen once, in the middle of the first epoch `number` that is trained."""
+    """Has `action` happen once, when the first epoch `number` that is trained begins."""
     run_epoch, pending = Training.run_epoch, [action]
 
-    def interrupted(training: Training) -> dict[str, Any]:
+    def interrupted(training: Training, *leaves: Leaves) -> dict[str, Any] | None:
         if pending and len(training.records) == number - 1:
             pending.pop()(training)
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
 
     monkeypatch.setattr(Training, "run_epoch", interrupted)

@@ -21,17 +21,17 @@ from pipeline.vae.checkpoint import (
     save_training,
     save_weights,
 )
-from pipeline.vae.training import Training
+from pipeline.vae.training import Leaves, Training
 
 FAMILIES = ["mlp", "conv_stride", "conv_pool", "residual"]
 OPTIMIZERS = ["adam", "adamw", "adamax", "rmsprop", "sgd"]
 
 
-def run_with_restarts(file: Path, epochs: int, changes: dict[str, Any]) -> Training:
-    """The same training, with every epoch by a process of its own, so to speak."""
+def run_with_restarts(file: Path, epochs: int, changes: dict[str, Any], leaves: Leaves) -> Training:
+    """The same training, with every epoch, or every step, by a process of its own, so to speak."""
     part = training(epochs=epochs, **changes)
     while not part.finished:
-        part.run_epoch()
+        part.run_epoch(leaves)
         save_training(file, part)
         part = training(epochs=epochs, **changes)
         load_training(file, part)
@@ -40,12 +40,13 @@ def run_with_restarts(file: Path, epochs: int, changes: dict[str, Any]) -> Train
 
 def assert_equal_to_uninterrupted(file: Path, epochs: int = 4, **changes: Any) -> Training:
     whole = run(training(epochs=epochs, **changes))
-    part = run_with_restarts(file, epochs, changes)
-    assert part.records == whole.records
-    assert part.kept_epoch == whole.kept_epoch
-    assert same(part.vae.state_dict(), whole.vae.state_dict())
-    assert same(part.kept_weights(), whole.kept_weights())
-    assert same(part.first_weights, whole.first_weights)
+    for leaves in (lambda: False, lambda: True):
+        part = run_with_restarts(file, epochs, changes, leaves)
+        assert part.records == whole.records
+        assert part.kept_epoch == whole.kept_epoch
+        assert same(part.vae.state_dict(), whole.vae.state_dict())
+        assert same(part.kept_weights(), whole.kept_weights())
+        assert same(part.first_weights, whole.first_weights)
     return whole
 
 
@@ -135,6 +136,23 @@ def test_the_best_weights_are_in_the_file_only_if_they_are_not_the_current_ones(
         assert any(name.startswith("best.") for name in names) != current
         seen.add(current)
     assert seen == {True, False}
+
+
+def test_an_epoch_that_is_left_goes_on_in_the_same_process_too() -> None:
+    settings = {"likelihood": "binarized", "averaging": 9, "epochs": 3}
+    whole, left, asked = run(training(**settings)), training(**settings), []
+
+    def now_and_then() -> bool:
+        asked.append(left.taken)
+        return len(asked) % 3 == 0
+
+    calls = 0
+    while not left.finished:
+        calls += 1
+        left.run_epoch(now_and_then)
+    assert calls > 3
+    assert left.records == whole.records
+    assert same(left.kept_weights(), whole.kept_weights())
 
 
 def test_files_hold_numbers_and_their_names_alone(file: Path) -> None:

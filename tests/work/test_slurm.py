@@ -70,9 +70,9 @@ if "worker" in sys.orig_argv:
     import time
     from pipeline.vae.training import Training
     run_epoch = Training.run_epoch
-    def slow(training):
+    def slow(training, *leaves):
         time.sleep(0.3)
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
     Training.run_epoch = slow
 """
 # Each node has a disk of its own, which is seen in one place there, and under its name here.

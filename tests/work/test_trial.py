@@ -12,6 +12,7 @@ from crews import Killed, Sweep, at_epoch, make_sweep, sweep
 from pipeline.study import ledger as ledger_module
 from pipeline.study.claim import Lease, Plan
 from pipeline.study.ledger import LeaseLost
+from pipeline.vae.steps import EagerSteps
 from pipeline.vae.training import Training
 from pipeline.work import checkpoints, trial
 from pipeline.work.worker import INTERRUPTED
@@ -47,7 +48,7 @@ def test_a_zombie_writes_no_checkpoint_over_its_successors(
     monkeypatch.setattr(zombie._ledger, "report", report)
     assert zombie.work() == INTERRUPTED
     assert left == ["checkpoint-0-1.safetensors", "checkpoint-0-2.safetensors"]
-    assert len(tiny.trials()[0].curve) == 3
+    assert len(tiny.trials()[0].curve) == 2
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()
 
@@ -87,7 +88,7 @@ def test_a_zombie_that_writes_weights_after_its_successor_writes_the_same(
 def test_epochs_that_were_not_saved_are_trained_again(
     dies: bool, tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Epochs so short that only the first is saved; who is told to stop saves the last one, too."""
+    """Epochs so short that only the first is saved; who is told to stop saves where it is."""
     monkeypatch.setattr(checkpoints, "TRAINING_PER_SAVING", 1e9)
     worker, began = tiny.worker(), []
 
@@ -108,12 +109,12 @@ def test_epochs_that_were_not_saved_are_trained_again(
 
     def loaded(states: checkpoints.Checkpoints, training: Training) -> None:
         load(states, training)
-        began.append(len(training.records))
+        began.append((len(training.records), training.taken))
 
     monkeypatch.setattr(checkpoints.Checkpoints, "load", loaded)
     assert tiny.worker().work() == 0
-    assert began[0] == (1 if dies else 2)
-    new = [part.since for part in tiny.ledger.parts(tiny.study.id)]
+    assert began[0] == ((1, 0) if dies else (1, 1))
+    new = [(part.since, 0) for part in tiny.ledger.parts(tiny.study.id)]
     assert sorted(began[1:]) == sorted(new[1:])
     assert tiny.trials()[0].curve[: len(before.curve)] == before.curve  # with their times
     assert tiny.tables() == undisturbed.tables()
@@ -208,3 +209,35 @@ class TestPaused:
         left = sorted(tmp_path.glob("*/checkpoint-*"))
         assert [int(path.parent.name[-5:]) for path in left] == list(range(7, 40))
         assert [path.parent.name for path in tmp_path.glob("*/.half")] == ["trial-00039"]
+
+
+@pytest.mark.parametrize("ends", ["told", "killed"])
+def test_a_long_epoch_goes_on_after_its_last_saved_step(
+    ends: str, tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told to stop leaves after the present step; of who is killed, little is lost."""
+    if ends == "killed":
+        monkeypatch.setattr(checkpoints, "MOST_UNSAVED_SECONDS", 0.0)
+        monkeypatch.setattr(checkpoints, "TRAINING_PER_SAVING", 0)
+    take, worker = EagerSteps.take, tiny.worker()
+    taken: list[int] = []
+
+    def counted(steps: EagerSteps, number: int) -> None:
+        taken.append(number)
+        if len(taken) == 2:  # within the first epoch
+            if ends == "killed":
+                raise Killed
+            worker.stopping = True
+        take(steps, number)
+
+    monkeypatch.setattr(EagerSteps, "take", counted)
+    if ends == "killed":
+        with pytest.raises(Killed):
+            worker.work()
+        worker._ledger.release(worker._owner, blameless=True)
+    else:
+        assert worker.work() == INTERRUPTED
+    assert taken == [0, 1]
+    assert tiny.worker().work() == 0
+    assert taken[2:4] == ([1, 2] if ends == "killed" else [2, 3])
+    assert tiny.tables() == undisturbed.tables()

@@ -14,20 +14,20 @@ from pipeline.study import ledger as ledger_module
 from pipeline.study.claim import MAX_STRIKES, Lease
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.watch import Watch
-from pipeline.vae.training import Training
+from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name, process_start
 from pipeline.work.worker import INTERRUPTED
 
 
-def test_a_stopped_worker_leaves_after_its_epoch_and_holds_nothing(
+def test_a_stopped_worker_leaves_its_epoch_and_holds_nothing(
     tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = tiny.worker()
     at_epoch(monkeypatch, 2, lambda _: setattr(worker, "stopping", True))
     assert worker.work() == INTERRUPTED
     (trial,) = tiny.trials()
-    assert (trial.state, len(trial.curve), trial.strikes) == ("running", 2, 0)
+    assert (trial.state, len(trial.curve), trial.strikes) == ("running", 1, 0)
     assert tiny.held() == []
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()
@@ -89,10 +89,10 @@ def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_g
     run_epoch, ledger, deaths = Training.run_epoch, tiny.ledger, 0
     killer = trial_seed(tiny.space.search.seed, 0, fresh=False)
 
-    def deadly(training: Training) -> dict[str, Any]:
+    def deadly(training: Training, *leaves: Leaves) -> dict[str, Any] | None:
         if training.seed == killer and len(training.records) == epoch - 1:
             raise Killed
-        return run_epoch(training)
+        return run_epoch(training, *leaves)
 
     monkeypatch.setattr(Training, "run_epoch", deadly)
     while True:
