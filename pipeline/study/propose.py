@@ -73,8 +73,9 @@ class Proposer:
         if self._search.sampler == "grid":
             return self._grid_cell(number - len(planner.kept), planner.kept)
         if self._search.sampler == "cmaes":
-            self._replay = self._replay or Replay(self._searched, self._search)
-            return self._replay.propose(planner)
+            if self._replay is None or self._replay.planner is not planner:  # it was re-opened
+                self._replay = Replay(self._searched, self._search, planner)
+            return self._replay.propose()
         blind = first is not None or draws_at_random(self._search, number)
         name = "random" if blind else self._search.sampler
         seen = [] if name == "random" else self._frozen(trials)
@@ -132,13 +133,14 @@ class Proposer:
 class Replay:
     """Plays CMA-ES forward, whose state lives in its asks: every ask and every end, in order."""
 
-    def __init__(self, searched: dict[str, Domain], search: Search):
-        self._searched, self._search = searched, search
+    def __init__(self, searched: dict[str, Domain], search: Search, planner: Planner):
+        self._searched, self._search, self.planner = searched, search, planner
         self._study = new_study(search)
         self._asked: list[dict[str, Value]] = []
 
-    def propose(self, planner: Planner) -> dict[str, Value]:
+    def propose(self) -> dict[str, Value]:
         """The parameters of the next trial; each part is a trial."""
+        planner = self.planner
         step = planner.next()
         assert step is not None
         follows = [part.follows for part in planner.parts] + [step.place.follows]

@@ -10,6 +10,7 @@ import pytest
 from searches import (
     STUDY,
     Parameters,
+    Worker,
     complete,
     cost,
     mixed,
@@ -32,6 +33,7 @@ from pipeline.study.watch import Watch
 
 SMALL: dict[str, Any] = {"epochs": 8, "trials": 14, "startup_trials": 4, "parallelism": 4,
                          "rungs": [1, 2, 4, 8], "reduction_factor": 2}  # fmt: skip
+LR: dict[str, Any] = {"lr": {"low": 1e-3, "high": 1.0, "log": True}, "beta": {"low": 0, "high": 2}}
 WARM: dict[str, Any] = {
     "lr": {"low": 1e-3, "high": 1.0, "log": True},
     "kl_warmup": {"choices": [0.0, 0.3]},
@@ -243,6 +245,32 @@ class TestRetry:
             )
 
         assert outcome(made) == outcome(search(space, tmp_path, timing=9, ends=as_it_was))
+
+    @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+    def test_a_worker_that_was_there_before_plans_as_a_new_one(
+        self, tmp_path: Path, sampler: str
+    ) -> None:
+        """It was told to pause, so that it held nothing when the failed trial was opened."""
+        space = toy_space(LR, sampler=sampler, trials=12, startup_trials=2, pruner="none")
+        ledger, broken = Ledger(f"sqlite:///{tmp_path}/again.db"), {5}
+        ledger.open_study(STUDY, "toy", "search", {})
+
+        def ends(number: int, chosen: Parameters) -> Any:
+            return ("failed", None) if number in broken else complete(number, chosen)
+
+        worker = Worker(space, ledger, ends)
+        for _ in range(2):
+            while not worker.watch.planner.finished:
+                worker.step()
+                worker.watch.refresh()
+            failed, seeing = to_reopen(ledger.parts(STUDY))
+            if broken:
+                assert (failed, bool(seeing)) == ([5], True)
+                ledger.reopen(STUDY, failed, seeing)
+                broken.clear()
+                worker.watch.refresh()
+        assert outcome(ledger.parts(STUDY)) == outcome(search(space, tmp_path, ends=complete))
+        ledger.close()
 
     def test_who_held_a_part_before_can_write_nothing(self, tmp_path: Path) -> None:
         space = toy_space(**{**SMALL, "parallelism": 1})
