@@ -129,6 +129,11 @@ class Search(Section):
         return self
 
     @property
+    def is_blind(self) -> bool:
+        """Whether no proposal and no pruning depends on what a trial has come to."""
+        return self.sampler in ("random", "grid") and self.pruner == "none"
+
+    @property
     def pauses(self) -> list[int]:
         """The epochs at which a trial pauses or ends, rising."""
         if self.pruner != "rungs":

@@ -36,6 +36,8 @@ def search_study(space: Space, data_sha256: str) -> Study:
     """
     search = space.search.model_dump(exclude={"fallback", "stop", "observations"})
     trials, total_epochs = search.pop("trials"), search.pop("total_epochs")
+    if space.search.is_blind and space.search.stop:
+        search["stop"] = True  # nothing else would wait: the parts have other places on the clock
     budget = trials if space.searched else 0  # a single setting is the only candidate
     spec = {
         **_common(space, data_sha256),

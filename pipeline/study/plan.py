@@ -68,9 +68,8 @@ class Planner:
         self._space = space
         self._first = max(self.first_pause(chosen) for chosen in _warm_ups(space))
         search = space.search
-        blind = search.sampler in ("random", "grid") and search.pruner == "none"
         # What sees nothing waits for nothing.
-        seen = not blind or search.stop is not None
+        seen = not search.is_blind or search.stop is not None
         self.clock = Clock(search.parallelism if seen else math.inf)
         self.parts: list[Part] = []  # as they were at the last update
         self.trials: list[Known] = []  # as the next part sees them

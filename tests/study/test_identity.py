@@ -102,6 +102,16 @@ class TestSearch:
             off = {"pruner": "none"} if key == "objectives" else {}
             assert search_id(search={key: value, **off}) != search_id(search=off), key
 
+    def test_a_stop_where_nothing_else_waits_for_a_result(self) -> None:
+        """It puts the parts at other places on the clock; anywhere else it only ends a search."""
+        for blind in ({"sampler": "random", "pruner": "none"}, {}):
+            stops = [
+                search_id(search={**blind, "stop": stop})
+                for stop in (None, {"patience": 3}, {"patience": 9, "gain": 1.0})
+            ]
+            assert (stops[0] != stops[1]) == bool(blind)
+            assert stops[1] == stops[2]
+
     def test_the_table_that_it_begins_with_counts_by_its_content(self) -> None:
         def of(file: str, sha256: str) -> str:
             return search_id(search={"observations": {"file": file, "sha256": sha256}})
