@@ -21,7 +21,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
-from pipeline.study.claim import Claim, Lease, Plan
+from pipeline.study.claim import GIVEN, Claim, Lease, Plan
 from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
 from pipeline.study.reopen import reopen
 from pipeline.study.rows import (
@@ -302,18 +302,24 @@ class Ledger:
         return {row.file: (row.content, row.sha256) for row in rows}
 
     def release(self, owner: str, *, blameless: bool) -> bool:
-        """Gives up whatever `owner` holds, so that it can be claimed at once; False: nothing.
+        """Gives up whatever `owner` holds, so that it can be claimed at once; False: nothing that
+        it had begun to work on.
 
         A death that may be the trial's own doing counts as a strike against it; an end that was
         asked for (`blameless`) does not.
         """
+        held = (TRIALS.c.owner == owner) & (TRIALS.c.state == State.RUNNING)
+        given = held & (TRIALS.c.claim == GIVEN)
         step = GIVE_BACK if blameless else STRIKE
-        statement = (
-            sa.update(TRIALS)
-            .where(TRIALS.c.owner == owner, TRIALS.c.state == State.RUNNING)
-            .values(owner=None, expires=0, **step.change(TRIALS.c))
-        )
-        return self.write(lambda db: db.execute(statement).rowcount > 0)
+
+        def give_back(db: sa.Connection) -> bool:
+            for these, how in ((given, GIVE_BACK), (held, step)):
+                change = sa.update(TRIALS).where(these)
+                free = change.values(owner=None, expires=0, **how.change(TRIALS.c))
+                found = db.execute(free).rowcount > 0
+            return found
+
+        return self.write(give_back)
 
     def reopen(
         self, study: str, failed: list[int], seeing: list[int], known: int | None = None

@@ -32,7 +32,7 @@ from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
 from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
-from pipeline.work.owners import owner_name
+from pipeline.work.owners import is_dead, is_here, owner_name
 from pipeline.work.plans import next_plan, run_plan
 from pipeline.work.trainings import Trainer, device_name
 from pipeline.work.trial import TrialRun
@@ -221,7 +221,7 @@ class Worker:
         due = time.monotonic() + LEASE_SECONDS / 3
         busy = {part.owner for part in watch.planner.unfinished}
         for owner in workers_there(self._ledger, self._job.space.name):
-            if owner in busy:
+            if owner in busy or (is_here(owner) and is_dead(owner)):
                 continue
             late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
             if late or not (plan := self._plan(watch)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.propose import Proposer
 from pipeline.study.workers import Presence, arrive
 from pipeline.work import worker as worker_module
+from pipeline.work.owners import owner_name
 from pipeline.work.worker import Worker
 
 WIDE = sweep(search={"parallelism": 4, "trials": 10})  # four of them can begin at once
@@ -99,6 +102,28 @@ def test_who_waits_reads_no_part_until_there_is_something_for_it(
     assert [each._watches.held for each in idle] == [True, False]
     monkeypatch.setattr(worker_module.Stage, "refresh", None)
     assert idle[1]._claim() is None
+
+
+def test_a_death_is_no_fault_of_a_part_that_was_not_begun(hire: Callable[[], Worker]) -> None:
+    first, second = hire(), hire()
+    assert first._claim()
+    assert holders(first)[1] == second._owner
+    for fetched in (False, True):
+        if fetched:
+            assert second._claim()
+        assert first._ledger.release(second._owner, blameless=False) is fetched
+        part = first._ledger.parts(first._job.studies[0].id)[1]
+        assert (part.owner, part.strikes) == (None, int(fetched))
+
+
+def test_who_is_dead_is_given_nothing(wide: Sweep, hire: Callable[[], Worker]) -> None:
+    """It was killed with its crew, so that nobody has noted its end."""
+    first = hire()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        arrive(first._ledger, Presence(owner_name(process.pid)), "tiny", None)
+        process.kill()
+    assert first._claim()
+    assert len(holders(first)) == 1
 
 
 def test_the_same_bytes_whoever_plans_and_dies_at_it(
