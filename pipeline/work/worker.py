@@ -260,6 +260,7 @@ class Worker:
             return None
 
     def _run(self, watch: Watch, lease: Lease) -> None:
+        watch.refresh()  # it may have stood still since it looked, and the part sees later ones
         study = watch.study
         write_text(
             work_note(self._paths, self._job.studies, self._slot), f"{study.id}/{lease.number}"

@@ -14,9 +14,12 @@ import pytest
 import sqlalchemy as sa
 from crews import Killed, Sweep, make_sweep, sweep
 
+from pipeline.settings.space import parse_space
 from pipeline.study import ahead, ledger
 from pipeline.study.ledger import Ledger
 from pipeline.study.propose import Proposer
+from pipeline.study.schema import TRIALS
+from pipeline.study.watch import Watch
 from pipeline.study.workers import Presence, arrive
 from pipeline.work import worker as worker_module
 from pipeline.work.owners import owner_name
@@ -102,6 +105,45 @@ def test_who_waits_reads_no_part_until_there_is_something_for_it(
     assert [each._watches.held for each in idle] == [True, False]
     monkeypatch.setattr(worker_module.Stage, "refresh", None)
     assert idle[1]._claim() is None
+
+
+def test_who_stood_still_compares_a_part_with_what_that_has_seen(
+    wide: Sweep, hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stands still after it has looked, and is given a part that began long after."""
+    pruned = sweep(search={"parallelism": 2, "trials": 9, "pruner": "median", "rungs": None})
+    wide.space = parse_space("tiny", pruned, "tiny.yaml")
+    monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)
+    first, second = hire(), hire()
+    assert first._claim()
+    assert holders(first)[1] == second._owner
+    fetch = second._ledger.fetch
+    first._ledger.release(first._owner, blameless=True)
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as still:
+            still.setattr(ledger, "GIVEN_SECONDS", -1.0)
+            first._ledger.write(lambda db: db.execute(sa.update(TRIALS).values(expires=1.0)))
+            while len(holders(first)) < 7:
+                if claimed := first._claim():
+                    first._run(*claimed)
+        while second._owner not in holders(first).values():
+            if claimed := first._claim():
+                first._run(*claimed)
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(second._ledger, "fetch", late)
+    claimed = second._claim()
+    assert claimed
+    watch, lease = claimed
+    assert lease.number > 4
+    seen: list[Any] = []
+    monkeypatch.setattr(worker_module, "should_prune", lambda *given: bool(seen.append(given[2])))
+    second._run(watch, lease)
+    anew = Watch(second._ledger, wide.study, wide.space)
+    anew.refresh()
+    assert seen[0] == anew.planner.curves(lease.number)
+    assert len(seen[0]) > 2
 
 
 def test_a_death_is_no_fault_of_a_part_that_was_not_begun(hire: Callable[[], Worker]) -> None:
