@@ -98,7 +98,9 @@ class Sleeper:
     def __init__(self, *_: Any, **__: Any):
         self.failures = nullcontext
 
-    def new_training(self, study: Study, number: int, chosen: dict[str, Value]) -> Slept:
+    def new_training(
+        self, study: Study, number: int, chosen: dict[str, Value], _: int | None = None
+    ) -> Slept:
         unit = self.cost(chosen) / UNIT * self.seconds
         return Slept(number, unit, study.epochs, self.naps, self.late)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import random
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from postgres import BINARIES
 
 from bench.growth import ROOT
 from bench.search import followed, move
@@ -37,3 +39,15 @@ def test_a_blind_space_has_its_centre_elsewhere_and_is_valid() -> None:
         centres.append(centre(searched))
     for name in ("lr", "latent_dim", "batch_size", "hidden"):
         assert len({str(each[name]) for each in centres}) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(BINARIES.glob("*/bin/initdb")), reason="PostgreSQL is not installed")
+def test_scaling_is_measured_with_what_a_worker_calls_by_now() -> None:
+    """Its trainings are made ones, in place of a worker's."""
+    command = [sys.executable, "-m", "bench.scaling", "--workers", "2", "--parts", "6"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.01"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of ideal" in done.stdout
