@@ -7,6 +7,8 @@ from typing import Any
 
 from pipeline.results.states import State
 from pipeline.seeds import trial_seed
+from pipeline.settings.own_family import kind_of, named
+from pipeline.settings.own_files import Source
 from pipeline.study.identity import SOURCES
 from pipeline.study.kept import Kept, Line, Origin, identity, settled
 from pipeline.study.numerics import PROPOSALS
@@ -18,6 +20,8 @@ def origin_of(study: str, spec: dict[str, Any]) -> Origin:
     """The line of a search's study with this specification."""
     model = dict(spec["model"])
     sources = model.pop(SOURCES, {})
+    family = spec["fixed"].get("family") or spec["searched"]["family"]
+    kind = kind_of(named(family), {file: Source(**each) for file, each in sources.items()})
     return Origin(
         study=study,
         data=spec["data"],
@@ -26,7 +30,7 @@ def origin_of(study: str, spec: dict[str, Any]) -> Origin:
         epochs=spec["search"]["epochs"],
         objectives=spec["search"]["objectives"],
         training_semantics=spec["training_semantics"],
-        settled=settled(spec["fixed"]),
+        settled=settled(spec["fixed"], kind),
     )
 
 

@@ -204,6 +204,8 @@ def _is_finite(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
-def settled(fixed: dict[str, Value]) -> dict[str, Value]:
+def settled(
+    fixed: dict[str, Value], kind: type[Hyperparameters] = Hyperparameters
+) -> dict[str, Value]:
     """What a study has where a trial has nothing of its own: defaults where nothing is fixed."""
-    return Hyperparameters.defaults() | fixed
+    return kind.defaults() | fixed

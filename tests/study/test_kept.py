@@ -8,13 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kept_trials import kept, origin
+from kept_trials import DATA, kept, origin
 from studies import trial, whole
 
 from pipeline.errors import UserError
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
-from pipeline.study.keeping import kept_of, merged
+from pipeline.settings.own_files import Source
+from pipeline.settings.space import parse_space
+from pipeline.study.identity import search_study
+from pipeline.study.keeping import kept_of, merged, origin_of
 from pipeline.study.kept import Kept, read_table, settled, table_text
 
 TRIALS = [
@@ -96,6 +99,28 @@ def test_a_family_of_ones_own_is_known_by_its_file() -> None:
 def test_a_trial_has_the_hyperparameters_of_all_families_of_its_space() -> None:
     trials = [kept(0, of=origin(settled=settled({"blocks": 1})), family="conv_pool")]
     assert read_table(text(trials), "x") == trials
+
+
+OWN = '''
+@dataclass(frozen=True)
+class Net:
+    filters: int = hyperparameter(16, meaning="of another default than ours", low=1, high=99)
+'''
+
+
+def test_what_a_trial_does_not_have_is_the_default_of_its_own_family() -> None:
+    source = Source(text=OWN, sha256=hashlib.sha256(OWN.encode()).hexdigest())
+    parameters = {
+        "family": "a.py:Net",
+        "optimizer": {"choices": ["adam", "sgd"]},
+        "filters": {"choices": [8, 64], "when": {"optimizer": "sgd"}},
+    }
+    raw = {"data": {"name": "digits"}, "parameters": parameters}
+    space = parse_space("x", raw, "x.yaml", lambda _: source)
+    made = origin_of("x-0", search_study(space, DATA).spec)
+    chosen = {"optimizer": "adam"}
+    trained = space.hyperparameters(chosen).model_dump()
+    assert Kept(made, kept(of=made, **chosen).line).setting == trained
 
 
 class TestOfTheLedger:
