@@ -98,18 +98,22 @@ class Proposer:
         sampler = new_sampler("random", self._search, number)
         return ask(new_study(self._search), sampler, self._searched)
 
-    def _grid_cell(self, number: int, kept: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    def _grid_cell(self, index: int, kept: Sequence[dict[str, Value]]) -> dict[str, Value]:
+        """Of the trials that were not `kept` number `index`; some before it were enqueued."""
+        wanted = enqueued(self._searched, self._search, kept)
+        tried = [setting for setting in wanted if self._within(setting)]
         if self._cells is None:
             cells = (cell for cell in grid(self._searched) if self._within(cell))
-            self._cells = [cell for cell in cells if cell not in kept]
+            self._cells = [cell for cell in cells if cell not in kept and cell not in tried]
             random.Random(derive_seed(self._search.seed, "grid")).shuffle(self._cells)
-        if number >= len(self._cells):
+        place = index - sum(self._within(setting) for setting in wanted[:index])
+        if place >= len(self._cells):
             raise UserError(
-                f"search.trials: the grid has {len(self._cells)} cells within search.constraints"
-                f"{' that were not kept' if kept else ''}: set at most"
-                f" {len(self._cells) + len(kept)} trials"
+                f"search.trials: the grid has {len(self._cells) + len(tried)} cells within"
+                f" search.constraints{' that were not kept' if kept else ''}: set at most"
+                f" {len(self._cells) + len(tried) + len(kept)} trials"
             )
-        return self._cells[number]
+        return self._cells[place]
 
     def _frozen(self, trials: Sequence[Known]) -> list[FrozenTrial]:
         """What is seen, as Optuna knows it; made anew is what has changed since."""
@@ -191,13 +195,19 @@ def first_settings(
 
     After trials that were `kept` nothing is tried again, and there is something to learn from.
     """
-    first = [completed(searched, given) for given in search.enqueue]
-    if kept:
-        first = [setting for setting in first if setting not in kept]
-    elif search.sampler not in ("random", "grid"):
+    first = enqueued(searched, search, kept)
+    if not kept and search.sampler not in ("random", "grid"):
         first.append(centre(searched))
     index = number - len(kept)
     return first[index] if index < len(first) else None
+
+
+def enqueued(
+    searched: dict[str, Domain], search: Search, kept: Sequence[dict[str, Value]]
+) -> list[dict[str, Value]]:
+    """`search.enqueue` in full, without what was kept."""
+    settings = (completed(searched, given) for given in search.enqueue)
+    return [setting for setting in settings if setting not in kept]
 
 
 def completed(searched: dict[str, Domain], given: dict[str, Value]) -> dict[str, Value]:

@@ -101,11 +101,11 @@ def test_a_trial_has_the_hyperparameters_of_all_families_of_its_space() -> None:
     assert read_table(text(trials), "x") == trials
 
 
-OWN = '''
+OWN = """
 @dataclass(frozen=True)
 class Net:
     filters: int = hyperparameter(16, meaning="of another default than ours", low=1, high=99)
-'''
+"""
 
 
 def test_what_a_trial_does_not_have_is_the_default_of_its_own_family() -> None:

@@ -253,6 +253,19 @@ def test_nothing_to_search_proposes_nothing(tmp_path: Path) -> None:
     assert trials(toy_space({}, trials=3), tmp_path) == []
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_a_grid_has_each_cell_once_whichever_is_tried_first(tmp_path: Path, number: int) -> None:
+    cells: dict[str, Any] = {
+        "latent_dim": {"choices": [4, 8, 16]},
+        "batch_size": {"choices": [32, 64]},
+    }
+    wanted = list(grid(toy_space(cells).searched))[number]
+    space = toy_space(cells, sampler="grid", trials=6, enqueue=[wanted])
+    made = parameters(trials(space, tmp_path))
+    assert made[0] == wanted
+    assert len({str(each) for each in made}) == 6
+
+
 class TestFirst:
     def test_settings_that_are_to_be_tried_first_and_then_the_centre(self, tmp_path: Path) -> None:
         wanted = [{"lr": 0.5, "optimizer": "adamw", "momentum": 0.1}, {"latent_dim": 16}]
