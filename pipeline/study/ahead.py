@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pipeline.results.states import State
 from pipeline.study.claim import FARTHEST_SECONDS, GIVEN
 from pipeline.study.ledger import LEASE_SECONDS, Ledger
-from pipeline.study.schema import TRIALS, TURNS, WORKERS
+from pipeline.study.schema import STUDIES, TRIALS, TURNS, WORKERS
 from pipeline.study.storage import clock, clock_column
 from pipeline.study.turn import leave_turn, take_free
 
@@ -67,14 +67,21 @@ class Turn:
 
 
 def workers_there(ledger: Ledger, sweep: str) -> list[str]:
-    """The workers of a sweep that are to work; last who was seen first: it will look soon."""
-    there = WORKERS.c
+    """The workers of a sweep that are to work and have none, in any of its studies; last who was
+    seen first: it will look soon."""
+    there, row = WORKERS.c, TRIALS.c
 
     def read(db: sa.Connection) -> list[str]:
-        seen = there.seen > clock(db) - LEASE_SECONDS
+        now = clock(db)
+        studies = sa.select(STUDIES.c.id).where(STUDIES.c.name == sweep)
+        held = sa.select(row.owner).where(
+            row.study.in_(studies), row.state == State.RUNNING, row.expires > now,
+            row.owner.is_not(None),
+        )  # fmt: skip
         found = sa.select(there.owner).where(
-            there.sweep == sweep, there.code.is_(None), there.wish.is_(None), seen
-        )
+            there.sweep == sweep, there.code.is_(None), there.wish.is_(None),
+            there.seen > now - LEASE_SECONDS, there.owner.not_in(held),
+        )  # fmt: skip
         return list(db.execute(found.order_by(there.seen.desc())).scalars())
 
     return ledger.read(read)

@@ -219,9 +219,8 @@ class Worker:
         if lease is None or watch.planner.next() is None:
             return lease
         due = time.monotonic() + LEASE_SECONDS / 3
-        busy = {part.owner for part in watch.planner.unfinished}
         for owner in workers_there(self._ledger, self._job.space.name):
-            if owner in busy or (is_here(owner) and is_dead(owner)):
+            if is_here(owner) and is_dead(owner):
                 continue
             late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
             if late or not (plan := self._plan(watch)):
@@ -247,7 +246,8 @@ class Worker:
         before = time.monotonic()
         plan = next_plan(watch, self._proposer, self.trainer.cost)
         seconds = TURN_PER_PLAN * (time.monotonic() - before)
-        self._plans.seconds = max(self._plans.seconds, seconds)
+        # One that dies holds up the others for no longer than with its lease.
+        self._plans.seconds = min(max(self._plans.seconds, seconds), LEASE_SECONDS)
         return plan
 
     def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,31 @@ def test_who_waits_reads_no_part_until_there_is_something_for_it(
     assert [each._watches.held for each in idle] == [True, False]
     monkeypatch.setattr(worker_module.Stage, "refresh", None)
     assert idle[1]._claim() is None
+
+
+def test_who_works_on_another_study_is_given_nothing(
+    wide: Sweep, hire: Callable[[], Worker]
+) -> None:
+    first = hire()
+    other = sweep(search={"parallelism": 4, "trials": 10, "seed": 10})  # it was edited
+    edited = replace(wide, space=parse_space("tiny", other, "tiny.yaml"))
+    opened = edited.ledger
+    arrive(opened, Presence("host9/9/1"), "tiny", None)
+    assert edited.worker(opened, presence=Presence("host9/9/1"))._claim()
+    assert first._claim()
+    assert len(holders(first)) == 1
+    opened.close()
+
+
+def test_a_turn_is_anothers_however_long_a_plan_takes(
+    hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "TURN_PER_PLAN", 1e9)
+    first, second = hire(), hire()
+    first._stage.refresh()
+    assert first._plan(first._stage.watches[0])
+    assert first._plans.keep() == 0
+    assert second._plans.keep() is None
 
 
 def test_who_stood_still_compares_a_part_with_what_that_has_seen(
