@@ -310,15 +310,15 @@ def verify(
     from pipeline.commands.verify import verify as audited
 
     audit = audited(*_here(), name, mlflow=not no_mlflow, train=train, measure=measure)
-    for finding in audit.findings:
-        typer.echo(finding)
+    follows = f"verify {name}: all follows: {', '.join(audit.seen)}"
+    for line in [*(audit.findings or [follows]), *audit.notes]:
+        typer.echo(line)
     if audit.findings:
         found = len(audit.findings)
         raise UserError(
             f"verify {name}: {found} finding{'s' * (found > 1)}: run the stage of the first again,"
             " or restore its files; MLflow is brought up to date by `sync`"
         )
-    typer.echo(f"verify {name}: all follows: {', '.join(audit.seen)}")
 
 
 @app.command()

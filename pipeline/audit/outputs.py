@@ -15,10 +15,11 @@ from pipeline.settings.space import Space
 
 @dataclass
 class Audit:
-    """What was looked at, and what of it does not follow."""
+    """What was looked at, what of it does not follow, and what is not there yet."""
 
     seen: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def look(self, what: str, check: Callable[[], Iterator[str]]) -> None:
         """Adds the findings of a check. Records that make no sense are a finding, not an error."""

@@ -18,6 +18,13 @@ from pipeline.settings.space import load_space
 
 if TYPE_CHECKING:
     from pipeline.study.ledger import Ledger
+    from pipeline.tracking.run import Run
+
+LAST = {  # what a person looks for of a stage
+    "retrain": "retrain/winner.json",
+    "evaluate": "evaluate/metrics.json",
+    "render": "render/report.html",
+}
 
 
 def verify(
@@ -41,6 +48,8 @@ def verify(
     space = as_made(load_space(root, name), paths)
     book = read_book(paths, STAGES)
     audit = audit_book(space, book)
+    for stage in (stage for stage in STAGES if stage not in book.records):
+        audit.notes.append(f"{stage} has written nothing: {LAST[stage]} is not there")
     if has_ledger(machine, paths):
         _stores(audit, book, machine, mlflow=mlflow)
     if train:
@@ -57,20 +66,31 @@ def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None
     with reading(machine, book.paths, PATIENCE_SECONDS) as ledger:
         audit.look("ledger", lambda: stores.findings(book, ledger))
         if mlflow and machine.tracking != "none":
-            audit.look("MLflow", lambda: _mlflow(book, machine, ledger))
+            audit.look("MLflow", lambda: _mlflow(audit, book, machine, ledger))
 
 
-def _mlflow(book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
+def _mlflow(audit: Audit, book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
+    from pipeline.sync.lag import sent_runs
     from pipeline.sync.sweep import Sweep
     from pipeline.tracking.compare import differences
     from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
     be_patient()
+    name, store = book.space.name, store_of(machine, book.paths)
+    sent = sent_runs(store, name)
     runs = Sweep(book.space, book.paths, ledger).changes()
+
+    def is_late(run: Run) -> bool:
+        return run.mark is None or run.key not in sent or sent[run.key].mark != run.mark
+
     try:
-        yield from differences(store_of(machine, book.paths).uri, book.space.name, runs)[1]
+        behind, found = differences(store.uri, name, runs, is_late)
     except MirrorUnavailable as error:
         raise UserError(f"{error}, or leave it out with --no-mlflow") from None
+    if behind:
+        runs_ = f"{behind} run{'s' * (behind > 1)}"
+        audit.notes.append(f"MLflow is behind: {runs_}: `python -m pipeline sync {name}`")
+    yield from found
 
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:

@@ -31,13 +31,10 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     if not marks:
         return ""
     store = store_of(machine, paths)
-    log = load_cursor(store.cursor).get(space.name)
-    if db := sqlite_file(store.uri):
-        if moved := _elsewhere(db, space.name, store):
-            return moved
-        if log and not _is_there(db, log):
-            log = None
-    runs, epochs = behind(marks, log.runs if log else {})
+    db = sqlite_file(store.uri)
+    if db and (moved := _elsewhere(db, space.name, store)):
+        return moved
+    runs, epochs = behind(marks, sent_runs(store, space.name))
     if not runs:
         if db:
             return f"MLflow has all {len(marks)} runs of {space.name}"
@@ -46,6 +43,12 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
         f"MLflow lacks {epochs} epochs, {runs} of {len(marks)} runs of {space.name} are not up to"
         f" date: `python -m pipeline sync {space.name}`, unless the sweep is running"
     )
+
+
+def sent_runs(store: Store, name: str) -> dict[str, Sent]:
+    """What the store is known to hold of a sweep, by the key of its run."""
+    log, db = load_cursor(store.cursor).get(name), sqlite_file(store.uri)
+    return log.runs if log and (db is None or _is_there(db, log)) else {}
 
 
 def _elsewhere(db: Path, name: str, store: Store) -> str:

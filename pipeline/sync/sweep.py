@@ -196,7 +196,8 @@ class Sweep:
             description=description(self.space, study, outputs) if known else "",
             first_description=description(self.space, study, None),
             dataset=dataset(outputs.manifest) if outputs and outputs.manifest else None,
-            mark=[0, outputs.digest(), 0] if outputs and known else None,
+            # While it is live it states that it runs, and what comes of it is yet to be sent.
+            mark=[0, outputs.digest(), 0] if outputs and known and not self.live else None,
         )
 
     def _trial_run(

@@ -1,15 +1,23 @@
-"""Whether the runs of a store state what their records say."""
+"""Whether the runs of a store state what their records say.
+
+A run is *late* if the mirror has not sent its record as it is now, or cannot tell. Late or not,
+what a run states and the record does not is a finding. What a late one does not state yet is none,
+nor is that it states a work to be at hand that has ended, or a best value that was passed since:
+it cannot look better by that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.mirror import KEY_TAG, PAGE
-from pipeline.tracking.run import Metric, Run
+from pipeline.tracking.run import Run
 from pipeline.tracking.send import CHANGED_PARAM_TAG, PARAM_LENGTH, TAG_LENGTH, fit
 from pipeline.tracking.store import connect, is_absent, outages, readable, sqlite_file
-from pipeline.tracking.views import LOG10
+from pipeline.tracking.supersede import STREAMS, TOKEN_TAG
+from pipeline.tracking.views import LOG10, NELBO
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -22,25 +30,37 @@ ADDED = {
 }
 
 
-def differences(uri: str, experiment: str, runs: list[Run]) -> tuple[int, list[str]]:
-    """How many of the runs the store has, and what these state otherwise; it is only read.
+UNFINISHED = {"running", "interrupted", "paused", "RUNNING", "KILLED"}  # of tags, of a status
+BEST = (NELBO, "search_best_nelbo_nats")  # each falls as its study or trial goes on
 
-    Raises MirrorUnavailable when the store fails.
+
+def differences(
+    uri: str, experiment: str, runs: list[Run], is_late: Callable[[Run], bool]
+) -> tuple[int, list[str]]:
+    """How many of the runs are behind, and what the store states otherwise; it is only read.
+
+    A run that is not late and not there was deleted by somebody. Raises MirrorUnavailable when the
+    store fails.
     """
+    late = {run.key for run in runs if is_late(run)}
     if (file := sqlite_file(uri)) and is_absent(file):
-        return 0, []
+        return len(late), []
     with outages(uri), readable(uri) as here:
         client = connect(here)
         known = client.get_experiment_by_name(experiment)
         if known is None:
-            return 0, []
+            return len(late), []
         stored = _stored(client, known.experiment_id)
-        found: list[str] = []
-        sent = [run for run in runs if run.key in stored]
-        for run in sent:
-            lines = list(_differences(client, run, stored[run.key]))
-            found += [f"MLflow: {run.name}: {line}" for line in lines[:SHOWN]]
-        return len(sent), found
+        behind, found = late - stored.keys(), list[str]()
+        for run in runs:
+            if run.key not in stored:
+                continue
+            lines = _Lines(run, stored[run.key], late=run.key in late)
+            lines.compare(client)
+            if lines.behind:
+                behind.add(run.key)
+            found += [f"MLflow: {run.name}: {line}" for line in lines.found[:SHOWN]]
+        return len(behind), found
 
 
 def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:
@@ -56,29 +76,73 @@ def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:
             return found
 
 
-def _differences(client: MlflowClient, run: Run, stored: Any) -> Iterator[str]:
-    data, info = stored.data, stored.info
-    if info.status != run.status:
-        yield f"status is {info.status}, but the record says {run.status}"
-    for key, value in run.params.items():
-        has = data.tags.get(CHANGED_PARAM_TAG + key, data.params.get(key))
-        if has != fit(value, PARAM_LENGTH) and not (has is None and key in ADDED):
-            yield f"param {key} is {has}, but the record says {value}"
-    for key, value in run.tags.items():
-        has = data.tags.get(key)
-        if has != fit(value, TAG_LENGTH) and not (has is None and key in ADDED):
-            yield f"tag {key} is {has}, but the record says {value:.80}"
-    curves: dict[str, set[tuple[int, float]]] = {}
-    for metric in run.metrics:
-        if metric.finite and not metric.key.startswith("system/"):
-            curves.setdefault(metric.key, set()).add(_point(metric))
-    for key, points in curves.items():
-        has = {(m.step, m.value) for m in client.get_metric_history(info.run_id, key)}
-        if wrong := sorted(has - points) or sorted(points - has):
-            step, value = wrong[0]
-            says = "is not in the record" if wrong[0] in has else "is missing"
-            yield f"metric {key}: {value} at step {step} {says}"
+class _Lines:
+    """What one run states otherwise than its record, and whether it only lacks something."""
 
+    def __init__(self, run: Run, stored: Any, *, late: bool):
+        self.run, self._late = run, late
+        self._data, self._info = stored.data, stored.info
+        self.found, self.behind = list[str](), False
 
-def _point(metric: Metric) -> tuple[int, float]:
-    return metric.step, metric.value
+    def compare(self, client: MlflowClient) -> None:
+        run, tags = self.run, self._data.tags
+        # Whoever mirrored a work that was broken off may have been broken off with it.
+        over = run.status in ("FINISHED", "FAILED") and not self._late
+        self._text("status", self._info.status, run.status, earlier=not over)
+        for key, value in run.params.items():
+            has = tags.get(CHANGED_PARAM_TAG + key, self._data.params.get(key))
+            self._text(f"param {key}", has, fit(value, PARAM_LENGTH))
+        for key, value in run.tags.items():
+            earlier = key == "state" and not over
+            if key == TOKEN_TAG and self._late:
+                earlier = int(tags.get(key, 0)) < int(value)
+            self._text(f"tag {key}", tags.get(key), fit(value, TAG_LENGTH), earlier=earlier)
+        self._curves(client)
+        self._figures()
+
+    def _text(self, what: str, has: str | None, says: str, *, earlier: bool = False) -> None:
+        if has == says or (has is None and what.split(" ")[-1] in ADDED):
+            return
+        if (has is None and self._late) or (earlier and (has in UNFINISHED or "token" in what)):
+            self.behind = True
+        else:
+            self.found.append(f"{what} is {has}, but the record says {says:.80}")
+
+    def _curves(self, client: MlflowClient) -> None:
+        curves: dict[str, set[tuple[int, float]]] = {}
+        for metric in self.run.metrics:
+            if metric.finite and not metric.key.startswith(STREAMS):
+                curves.setdefault(metric.key, set()).add((metric.step, metric.value))
+        for key, points in curves.items():
+            has = {(m.step, m.value) for m in client.get_metric_history(self._info.run_id, key)}
+            if extra := sorted(has - points):
+                step, value = extra[0]
+                self.found.append(f"metric {key}: {value} at step {step} is not in the record")
+            elif missing := sorted(points - has):
+                self._missing(f"metric {key}: {missing[0][1]} at step {missing[0][0]} is missing")
+
+    def _figures(self) -> None:
+        run = self.run
+        held = {key: value for key, value in self._data.metrics.items() if not math.isnan(value)}
+        figures = {metric.key: metric.value for metric in run.figures if metric.finite}
+        passed = {key for key in BEST if self._late and held.get(key, 0.0) > figures.get(key, 0.0)}
+        for key, value in figures.items():
+            if key not in held:
+                self._missing(f"metric {key}: {value} is missing")
+            elif held[key] != value and (key in passed or NELBO in passed):
+                self.behind = True  # all figures of a trial are of the epoch that it keeps
+            elif held[key] != value:
+                self.found.append(f"metric {key} is {held[key]}, but the record says {value}")
+        ours = figures.keys() | run.curves | {metric.key for metric in run.metrics}
+        if run.figures_are_all:
+            self.found += [
+                f"metric {key}: {value} is not in the record"
+                for key, value in held.items()
+                if key not in ours and not key.startswith(STREAMS)
+            ]
+
+    def _missing(self, line: str) -> None:
+        if self._late:
+            self.behind = True
+        else:
+            self.found.append(line)

@@ -103,7 +103,7 @@ def test_a_paused_trial_that_goes_on_is_one_run_that_grows(desk: Desk, store: St
     assert study_best() == 97.0
     whole = Sweep(desk.space, desk.paths, desk.ledger)
     assert mirror.sync("tiny", whole.changes()).metrics == 0
-    assert differences(store.uri, "tiny", whole_runs(desk))[1] == []
+    assert differences(store.uri, "tiny", whole_runs(desk), lambda run: False) == (0, [])
 
 
 def begin_part(desk: Desk, number: int, follows: int | None) -> Lease:
@@ -212,6 +212,28 @@ def test_the_lag_counts_runs_and_epochs_that_were_not_sent(desk: Desk, store: St
     assert "lacks 2 epochs, 1 of 2 runs" in lag()
     desk.paths.mlflow_db.unlink()
     assert "lacks 5 epochs, 2 of 2 runs" in lag()
+
+
+def test_a_mirror_that_died_with_its_workers_has_left_lag_and_nothing_false(
+    desk: Desk, store: Store
+) -> None:
+    """MLflow says that a trial runs; the ledger, that nobody works on it."""
+    desk.ledger.report(desk.claim(desk.study), curve(2))
+    store.mirror().sync("tiny", live(desk).changes())
+    runs = whole_runs(desk)
+    assert differences(store.uri, "tiny", runs, lambda run: run.mark is None) == (2, [])
+
+
+def test_what_passed_is_lag_as_long_as_it_does_not_look_better(desk: Desk, store: Store) -> None:
+    """A trial that goes on from its rung, and a study that has found a better one."""
+    lease = begin_part(desk, 0, None)
+    desk.ledger.finish(lease, "paused", curve(1), {"nelbo_nats": 99.0, "best_epoch": 1})
+    store.mirror().sync("tiny", live(desk).changes())
+    lease = begin_part(desk, 1, 0)
+    desk.ledger.finish(lease, "complete", curve(3), {"nelbo_nats": 97.0, "best_epoch": 3})
+    assert differences(store.uri, "tiny", whole_runs(desk), lambda run: True) == (2, [])
+    behind, lines = differences(store.uri, "tiny", whole_runs(desk), lambda run: False)
+    assert (behind, len(lines)) == (0, 5)
 
 
 def test_where_a_checkout_was_moved_nobody_is_sent_to_a_sync_that_is_refused(
