@@ -16,7 +16,7 @@ from own_models import (
     READER_FILE,
     write_digits,
 )
-from test_pipeline import checkout, run
+from test_pipeline import ROOT, checkout, run
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +60,22 @@ def test_an_edit_runs_what_depends_on_the_file(tmp_path: Path) -> None:
     assert repro(folder) == ["search", "retrain", "evaluate", "render"]
     (folder / READER_FILE).write_text(READER + "\n")
     assert repro(folder)[0] == "prepare"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_no_digest_covers_is_refused_in_one_line(file: str, tmp_path: Path) -> None:
+    """A helper that PYTHONPATH names, and one that is loaded by its path."""
+    folder = checkout(tmp_path / "clone", {"own": yaml.safe_dump(SPACE)})
+    write_digits(folder / "digits.csv")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "lent.py").write_text("SCALE = 2.0\n")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    words = ("-m", "pipeline", "check", "own")
+    for line in ("import lent", f"import runpy\n\nrunpy.run_path('{tmp_path}/lib/lent.py')"):
+        (folder / file).write_text(f"{FILES[file]}\n\n{line}\n")
+        path = f"{ROOT}:{tmp_path / 'lib'}"
+        done = run(folder, "python", *words, PYTHONPATH=path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"{file}: line " in done.stderr
+        assert "a file that a space names may import " in done.stderr

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import re
+import site
+import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -20,6 +23,9 @@ from pipeline.settings.validation import Section, show
 
 MOST_BYTES = 1_000_000
 OURS = "pipeline.vae"  # all of the checkout that such a file may import: a model carries it
+# What imports without its being seen, or from elsewhere.
+LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport", "__import__"}
+PATHS = {"path", "path_hooks", "meta_path"}  # of `sys`
 SOURCES = "sources"  # of a section as it is recorded: the files that it names
 _NAME = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 
@@ -128,16 +134,52 @@ def check_defined(name: str, sources: Sources, kind: Defined) -> None:
 
 def _check_import(node: ast.AST, root: Path, file: str) -> None:
     """Raises ValueError for what no digest covers and no other place would have."""
+    where = f"{file}: line {getattr(node, 'lineno', 0)}: a file that a space names"
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
         names = ["." if node.level else str(node.module)]
+        if names == ["sys"] and (found := PATHS & {alias.name for alias in node.names}):
+            names.append(f"sys.{min(found)}")
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        names = [f"sys.{node.attr}"] if node.value.id == "sys" and node.attr in PATHS else []
+    elif isinstance(node, ast.Name) and node.id == "__import__":
+        names = [node.id]
     for name in names:
         top = name.split(".")[0]
+        if top in LOADERS or (top == "sys" and name.removeprefix("sys.") in PATHS):
+            raise ValueError(
+                f"{where} may import by `import` alone, where it can be seen what, but got {name}:"
+                " write `import NAME`, of an installed package"
+            )
         ours = top in ("", "pipeline") or (root / top).exists() or (root / f"{top}.py").exists()
         if ours and not f"{name}.".startswith(f"{OURS}."):
             raise ValueError(
-                f"{file}: line {getattr(node, 'lineno', 0)}: a file that a space names may import"
-                f" {OURS} of the checkout alone, but got {name}: put that into it"
+                f"{where} may import {OURS} of the checkout alone, but got {name}: put that into it"
             )
+        if not ours and (place := _place(top)) and not _is_installed(place):
+            raise ValueError(
+                f"{where} may import installed packages, but got {name} of {place}, whose content"
+                " no digest covers: put that into it, or install it (not with `pip install -e`)"
+            )
+
+
+def _place(top: str) -> Path | None:
+    """Where a module lies, without running it; None if it is not here, or in no file."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # one without a specification, as `__main__` is
+        return None
+    if spec is None:
+        return None
+    places = [spec.origin] if spec.has_location else spec.submodule_search_locations
+    return next((Path(each).resolve() for each in places or [] if each), None)
+
+
+def _is_installed(place: Path) -> bool:
+    """Whether a module is Python's own, or was put where packages are."""
+    paths = sysconfig.get_paths()
+    folders = [paths[each] for each in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    return any(Path(each).resolve() in place.parents for each in folders)

@@ -170,11 +170,28 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
         ("from . import helpers", "line 1: a file that a space names may"),
         ("import search_spaces", "line 1: a file that a space names may"),
         ("def f():\n    import pipeline.study.ledger", "line 2: a file that a space names may"),
+        ("import importlib", "line 1: .* may import by `import` alone, .* but got importlib: "),
+        ("from importlib import util", "by `import` alone, .* but got importlib: "),
+        ("from runpy import run_path", "by `import` alone, .* but got runpy: "),
+        ("x = __import__('helpers')", "by `import` alone, .* but got __import__: "),
+        ("import sys\nsys.path.append('lib')", "line 2: .*`import` alone, .* but got sys.path: "),
+        ("from sys import path", "by `import` alone, .* but got sys.path: "),
+        (
+            "def f():\n    from lent import x",
+            "line 2: .* installed packages, but got lent of .*lent.py, whose content no digest",
+        ),
+        ("import lent_too.part", "installed packages, but got lent_too.part of .*lent_too, whose"),
     ],
 )
-def test_a_wrong_file_is_one_line(tmp_path: Path, source: str, message: str) -> None:
+def test_a_wrong_file_is_one_line(
+    tmp_path: Path, source: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"  # as PYTHONPATH or `pip install -e` name it
+    (elsewhere / "lent_too").mkdir(parents=True)
+    (elsewhere / "lent.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(elsewhere)
     with pytest.raises(UserError, match=message) as caught:
-        space_of(tmp_path, source)
+        space_of(tmp_path / "checkout", source)
     assert str(caught.value).startswith(f"search_spaces/own.yaml: parameters.family: {FILE}: ")
     assert "\n" not in str(caught.value)
 
