@@ -5,18 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.audit import stores
-from pipeline.audit.book import Book, read_book
+from pipeline.audit.book import Book, parts_of, read_book
+from pipeline.audit.digests import sha256
 from pipeline.audit.outputs import Audit, audit_book
 from pipeline.errors import UserError
 from pipeline.paths import STAGES, Paths
 from pipeline.seeds import derive_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
+from pipeline.study.rows import trials_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.study.ledger import Ledger
     from pipeline.tracking.run import Run
 
@@ -94,36 +98,63 @@ def _mlflow(audit: Audit, book: Book, machine: Machine, ledger: Ledger) -> Itera
 
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:
+    """Of the search's trials and the candidates' runs together."""
+    from pipeline.study.identity import candidate_study
     from pipeline.work.reproduce import train_again
     from pipeline.work.trainings import Trainer
 
-    trials = [trial for trial in book.trials if trial.curve]
+    space, data = book.space, book.manifest["sha256"]
+    trials = [("search/study.json", book.study, trial) for trial in book.trials if trial.curve]
+    for run in book.runs:
+        study = candidate_study(space, data, run["spec"]["parameters"])
+        trials += [("retrain/runs.json", study, trial) for trial in trials_of(parts_of(run))
+                   if trial.curve]  # fmt: skip
     chosen = random.Random(derive_seed(book.study.id, "verify"))
-    trainer = Trainer(book.space, book.paths, machine.device)
-    for trial in chosen.sample(trials, min(count, len(trials))):
-        said = train_again(trainer, book.study, trial)
+    trainer = Trainer(space, book.paths, machine.device)
+    for file, study, trial in chosen.sample(trials, min(count, len(trials))):
+        said = train_again(trainer, study, trial)
         if "identical" not in said:
-            yield f"search/study.json: {said}"
+            yield f"{file}: {said}"
 
 
 def _measured(book: Book, machine: Machine) -> Iterator[str]:
-    import numpy as np
-
     from pipeline.data.prepared import load_images
     from pipeline.stages.evaluate import measured
     from pipeline.study.identity import changes
     from pipeline.vae.process import prepare_process
-    from pipeline.work.weights import image_by_image
 
-    assert book.measured is not None
     prepare_process()
-    weights = sorted(book.paths.retrain.glob("seeds/seed-*.safetensors"), key=lambda p: int(
-        p.stem.removeprefix("seed-")))  # fmt: skip
     validation = load_images(book.paths.prepare, "validation")
-    again = image_by_image(weights, book.config, validation)
-    stated = book.measured[book.winner["candidate"], : len(weights)]  # others may have more seeds
-    if len(stated) != len(weights) or not np.allclose(again, stated, rtol=1e-5):
-        yield "retrain/measured.npy: is not what the winner's weights give"
+    for index, run in enumerate(book.runs):
+        for row, trial in enumerate(run["trials"]):
+            yield from _row(book, index, row, trial, validation)
     if "evaluate" in book.records:
         for change in changes(book.metrics, measured(book.space, machine, book.paths)):
             yield f"evaluate/metrics.json: {change} by the weights"
+
+
+def _row(
+    book: Book, index: int, row: int, trial: dict[str, Any], validation: Tensor
+) -> Iterator[str]:
+    """The images of one run; of others than the winner's if their weights are here, beside the
+    ledger."""
+    import numpy as np
+
+    from pipeline.study.candidates import model_record
+    from pipeline.work.weights import image_by_image
+
+    assert book.measured is not None
+    number, study = trial["number"], book.runs[index]["study"]
+    if index == book.winner["candidate"]:
+        weights = book.paths.retrain / "seeds" / f"seed-{number}.safetensors"
+    else:
+        weights = book.paths.trial(study, number) / "model.safetensors"
+        known = (trial["result"] or {}).get("files", {}).get(weights.name)
+        if known is None or sha256(weights) != known:
+            return
+    config = model_record(book.space, book.manifest, trial["parameters"])
+    (again,) = image_by_image([weights], config, validation)
+    if not np.allclose(again, book.measured[index, row], rtol=1e-5):
+        yield (
+            f"retrain/measured.npy: candidate {index}, seed {number}: is not what its weights give"
+        )

@@ -35,7 +35,8 @@ def train_again(trainer: Trainer, study: Study, trial: Trial) -> str:
     if other := _other_end(trainer, trial, training):
         return f"{other}{elsewhere(trial, trainer.device)}"
     came_out = outcome(training)
-    if trial.result is not None and not came_out.items() <= trial.result.items():
+    stated = trial.result or {}  # of a run that was dropped, without its number of weights
+    if any(stated.get(key, value) != value for key, value in came_out.items()):
         return f"trial {trial.number} differs in its result, which is {came_out}"
     paused = ", after which it is paused" if trial.state == State.PAUSED else ""
     return f"trial {trial.number} is identical in all {len(trial.curve)} epochs{paused}"

@@ -510,7 +510,51 @@ def test_a_failure_that_was_none_is_found_by_training_again(finished: Path, tmp_
 
     forger.trials(fail)
     forger.seal()
-    assert any("differs in its end: it goes on after" in line for line in found(site, train=8))
+    assert any("differs in its end: it goes on after" in line for line in found(site, train=12))
+
+
+def rival_and_winner(site: Site) -> tuple[int, int]:
+    winner = json.loads((site.paths.retrain / "winner.json").read_text())["candidate"]
+    return 1 - winner, winner
+
+
+def test_a_rival_that_is_said_to_have_failed_is_found_by_training_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    site = copy_of(finished, tmp_path / "copy", ledger=False)
+    forger, (rival, _) = Forger(site.paths), rival_and_winner(site)
+
+    def fail(studies: list[dict[str, Any]]) -> None:
+        studies[rival]["trials"][0] |= {"state": "failed", "result": None, "reason": "Error: a bug"}
+
+    forger.json("retrain/runs.json", fail)
+    forger.seal()
+    assert any(
+        line.startswith("retrain/runs.json: trial 0 differs in its end: it ")
+        for line in found(site, train=12)
+    )
+
+
+def test_images_that_are_shuffled_are_found_by_measuring_where_weights_are(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Their mean is as it was; the intervals depend on which image has which value."""
+    site = copy_of(finished, tmp_path / "copy", ledger=True)
+    rival, winner = rival_and_winner(site)
+    forger, file = Forger(site.paths), site.paths.retrain / "measured.npy"
+    assert found(site, measure=True, mlflow=False) == []
+    for candidate in (rival, winner):
+        measured = np.load(file)
+        before = measured.copy()
+        measured[candidate, 0] = measured[candidate, 0, ::-1]
+        np.save(file, measured)
+        forger.seal()
+        line = f"retrain/measured.npy: candidate {candidate}, seed 0: is not what its weights give"
+        assert line in found(site, measure=True, mlflow=False)
+        np.save(file, before)
+    shutil.rmtree(site.paths.state)
+    forger.seal()
+    assert found(site, measure=True) == []  # nobody has the rival's weights: the winner's are right
 
 
 def test_what_was_proposed_elsewhere_is_said_to_be(finished: Path, tmp_path: Path) -> None:
@@ -558,7 +602,7 @@ def test_a_curve_that_follows_is_found_by_the_ledger_and_by_training_again(
     assert any("is not the ledger's" in line for line in found(site, mlflow=False))
     shutil.rmtree(site.paths.state)
     assert found(site) == []
-    assert any("differs first in epoch 1" in line for line in found(site, train=8))
+    assert any("differs first in epoch 1" in line for line in found(site, train=12))
 
 
 @pytest.mark.parametrize(
