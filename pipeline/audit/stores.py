@@ -7,7 +7,11 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from pipeline.audit.book import Book
+from pipeline.study.arithmetic import difference
+from pipeline.study.keeping import kept_of, origin_of
+from pipeline.study.kept import Kept
 from pipeline.study.ledger import Ledger
+from pipeline.study.observations import table_of
 from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import part_record
 from pipeline.study.rows import Part, Trial
@@ -52,3 +56,29 @@ def _trials(file: str, study: dict[str, Any], ours: Sequence[Part | Trial]) -> I
                 for key in record
                 if record[key] != row.get(key)
             )
+
+
+def kept_findings(book: Book, ledger: Ledger) -> Iterator[str]:
+    """What the table of kept trials states otherwise than the studies that they were trained in, of
+    those that the ledger knows. These may have gone on since."""
+    if (given := book.space.search.observations) is None:
+        return
+    known: dict[str, list[Kept]] = {}
+    for kept in table_of(given, book.paths, book.space.name):
+        study, number = kept.line.study, kept.line.number
+        if (found := ledger.find_study(study)) is None:
+            continue
+        spec = found[1]
+        origin = origin_of(study, spec)
+        if study not in known:
+            known[study] = kept_of(origin, spec["search"]["seed"], ledger.parts(study))
+            if kept.origin != origin:
+                yield f"{given.file}: study {study} is not as the ledger has it"
+        ours = {each.line.number: each.line for each in known[study]}.get(number)
+        if ours is None or difference(kept.line.arithmetic, ours.arithmetic):
+            continue  # the same study of another clone
+        stated, due = kept.line.curve, json.loads(json.dumps(ours.curve))
+        epochs = min(len(stated), len(due))
+        wrong = [key for key in ("parameters", "seed") if vars(kept.line)[key] != vars(ours)[key]]
+        for key in [*wrong, *(["curve"] if stated[:epochs] != due[:epochs] else [])]:
+            yield f"{given.file}: trial {number} of {study}: {key} is not the ledger's"

@@ -14,7 +14,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.observations import SUFFIX
 from pipeline.settings.space import NAME, Space
 from pipeline.study.identity import TRAINING_SEMANTICS, search_study
-from pipeline.study.keeping import kept_of, merged, origin_of
+from pipeline.study.keeping import contradictions, kept_of, merged, origin_of
 from pipeline.study.kept import Kept, table_text
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import PATIENCE_SECONDS
@@ -46,6 +46,7 @@ def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> l
     write_text(root / file, text)
     for study, trials in tables.items():
         lines.append(f"study {study}: {len(trials)} finished trials")
+    lines += contradictions(tables.values())
     if another:
         lines.append(f"{file} was another table: a search that names it begins anew with this one")
     return [

@@ -69,6 +69,8 @@ def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None
 
     with reading(machine, book.paths, PATIENCE_SECONDS) as ledger:
         audit.look("ledger", lambda: stores.findings(book, ledger))
+        if book.space.search.observations:
+            audit.look("kept trials", lambda: stores.kept_findings(book, ledger))
         if mlflow and machine.tracking != "none":
             audit.look("MLflow", lambda: _mlflow(audit, book, machine, ledger))
 

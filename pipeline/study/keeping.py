@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.results.states import State
@@ -59,6 +59,21 @@ def merged(tables: Iterable[Sequence[Kept]]) -> list[Kept]:
         if known is None or len(known.line.curve) < len(kept.line.curve):
             found[name] = kept
     return list(found.values())
+
+
+def contradictions(tables: Iterable[Sequence[Kept]]) -> Iterator[str]:
+    """Of one training two records that differ: by unlike machines, or because one is false."""
+    found: dict[str, Kept] = {}
+    for kept in (each for table in tables for each in table):
+        known = found.setdefault(identity(kept), kept)
+        both = zip(known.line.curve, kept.line.curve, strict=False)
+        epoch = next((number for number, (one, other) in enumerate(both, 1) if one != other), None)
+        if epoch is not None:
+            yield (
+                f"trial {kept.line.number} of {kept.line.study} is trial {known.line.number} of"
+                f" {known.line.study} again, but differs in epoch {epoch}: the longer one is kept,"
+                " of equals the first"
+            )
 
 
 def _line(part: Part, own_seed: int | None, seed: int) -> Line:

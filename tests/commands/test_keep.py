@@ -87,6 +87,22 @@ class TestKeep:
         said = kept(mine, "--study", study)
         assert "was another table: a search that names it begins anew" in said
 
+    def test_two_that_contradict_each_other(self, mine: Worked) -> None:
+        """The same training in two studies: what they differ in is said."""
+        ledger = Ledger(storage_url(Machine(), Paths(mine.root, "tiny")))
+        ((study, spec),) = ledger.studies("tiny", Kind.SEARCH).items()
+        parts = ledger.parts(study)
+        assert "again" not in kept(mine)
+        curve = [dict(epoch) for epoch in parts[1].curve]
+        curve[4]["train_recon_nats"] += 1.0
+        ledger.open_study("tiny-wider", "tiny", Kind.SEARCH, {**spec, "searched": {}}, begins_with=[
+            replace(part, study="tiny-wider", curve=curve if part.number == 1 else part.curve)
+            for part in parts])  # fmt: skip
+        said = kept(mine).splitlines()
+        line = f"trial 1 of tiny-wider is trial 1 of {study} again, but differs in epoch 5: "
+        assert [each for each in said if " again, but " in each and each.startswith(line)]
+        assert len([each for each in said if " again, but " in each]) == 1
+
     @pytest.mark.parametrize(
         ("command", "said"),
         [
