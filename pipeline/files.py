@@ -70,6 +70,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def check_folder(path: Path) -> None:
+    """Raises, as `atomic_folder` would when all is done, where no folder can be written."""
+    path = _target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # someone took it for a leftover
+        Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")).rmdir()
+
+
 def recover_folder(path: Path) -> None:
     """Puts the old folder back if its writer was killed between taking it away and the new one."""
     path = Path(os.path.realpath(path))

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import Interrupted
+from pipeline.files import check_folder
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import check_unchanged
@@ -19,6 +20,7 @@ def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: 
     """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
     from pipeline.work.reserve import timed
 
+    check_folder(paths.stage(stage))  # before it says or does anything
     with interruptible(stage, space):
         with timed(stage, paths):
             import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)

@@ -76,10 +76,6 @@ def run(
     verdict = choose(candidates, race.looks)
     winner = verdict.winner
     seed = best_seed(winner)
-    if why := undertrained(
-        f"retrain {space.name}: the winner", winner.runs[seed].result, "retrain.epochs"
-    ):
-        print(why, file=sys.stderr)
     with recorded("retrain", space, paths, inputs) as folder:
         _copy_weights(folder, winner, seed, paths)
         config = model_record(space, manifest, winner.entry["parameters"])
@@ -91,6 +87,10 @@ def run(
         history_table(candidates).to_csv(folder / paths.history_table.name, index=False)
         write_studies(folder / paths.runs_record.name, [(c.study, c.runs) for c in candidates])
         np.save(folder / paths.measured.name, measurements(candidates))
+    if why := undertrained(
+        f"retrain {space.name}: the winner", winner.runs[seed].result, "retrain.epochs"
+    ):
+        print(why, file=sys.stderr)
 
 
 def _measured(

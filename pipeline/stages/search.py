@@ -48,15 +48,12 @@ def run(
     ledger = Ledger(storage_url(machine, paths))
     kept = beginning(space, paths, study.id, manifest["sha256"], tuple(manifest["shape"]),
                      manifest["counts"]["train"])  # fmt: skip
-    _announce(space, study, ledger, kept)
+    news = _news(space, study, ledger, kept)
     ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
-    run_studies("search", space, machine, paths, ledger, [study], {}, late)
+    run_studies("search", space, machine, paths, ledger, [study], {}, late, news)
     parts = belonging(space, ledger.parts(study.id))
     trials = trials_of(parts)
     best = _best(space, study, parts)
-    winner = next((trial.result for trial in trials if trial.number == best["number"]), None)
-    if why := undertrained(f"search {space.name}: the best trial", winner, "search.epochs"):
-        print(why, file=sys.stderr)
     with recorded("search", space, paths, inputs) as folder:
         trials_table(trials, list(space.searched)).to_csv(
             folder / paths.trials_table.name, index=False
@@ -64,33 +61,29 @@ def run(
         curves_table(trials).to_csv(folder / paths.curves_table.name, index=False)
         write_json(folder / paths.best.name, best)
         write_studies(folder / paths.search_record.name, [(study, parts)])
+    winner = next((trial.result for trial in trials if trial.number == best["number"]), None)
+    if why := undertrained(f"search {space.name}: the best trial", winner, "search.epochs"):
+        print(why, file=sys.stderr)
 
 
-def _announce(space: Space, study: Study, ledger: Ledger, kept: Beginning) -> None:
-    """Says whether the study is new, goes on, or has forked from an earlier one and why."""
+def _news(space: Space, study: Study, ledger: Ledger, kept: Beginning) -> list[str]:
+    """Lines: whether the study is new, goes on, or has forked from an earlier one and why."""
+    title = f"search {space.name}"
     if not space.searched:
-        print(f"search {space.name}: nothing is searched: no trials", file=sys.stderr)
-        return
+        return [f"{title}: nothing is searched: no trials"]
     known = ledger.studies(space.name, Kind.SEARCH)
     if study.id in known:
         watch = Watch(ledger, study, space)
         watch.refresh()
         done, budget = watch.ended, most_trials([study])
-        print(f"search {space.name}: study {study.id} has {done} of {budget} trials",
-              file=sys.stderr)  # fmt: skip
-        return
-    if space.search.observations:
-        print(f"search {space.name}: {kept.text()}", file=sys.stderr)
+        return [f"{title}: study {study.id} has {done} of {budget} trials"]
+    news = [f"{title}: {kept.text()}"] if space.search.observations else []
     if not known:
-        print(f"search {space.name}: new study {study.id}", file=sys.stderr)
-        return
+        return [*news, f"{title}: new study {study.id}"]
     previous = list(known)[-1]
     why = "; ".join(changes(known[previous], study.spec))
-    print(
-        f"search {space.name}: study {study.id} forks from {previous}, whose trials are not"
-        f" comparable: {why}",
-        file=sys.stderr,
-    )
+    fork = f"study {study.id} forks from {previous}, whose trials are not comparable: {why}"
+    return [*news, f"{title}: {fork}"]
 
 
 def _best(space: Space, study: Study, parts: list[Part]) -> dict[str, Any]:

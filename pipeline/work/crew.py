@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,13 +51,14 @@ def run_studies(
     studies: list[Study],
     candidates: dict[str, dict[str, Value]],
     late: Callable[[], bool] | None = None,
+    news: Sequence[str] = (),
 ) -> None:
-    """Works on `studies` until every trial is finished.
+    """Works on `studies` until every trial is finished; says `news` when it is its turn.
 
     Raises UserError if another process works on them here; Interrupted on Ctrl-C, SIGTERM or
     SIGHUP; OutOfTime at `machine.until`, and once it is `late`.
     """
-    _Crew(stage, space, machine, paths, ledger, studies, candidates, late).work()
+    _Crew(stage, space, machine, paths, ledger, studies, candidates, late, news).work()
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Crew:
     studies: list[Study]
     candidates: dict[str, dict[str, Value]]
     late: Callable[[], bool] | None
+    news: Sequence[str]
 
     @property
     def folder(self) -> Path:
@@ -82,6 +84,8 @@ class _Crew:
         with _only_one(self.folder / "lock", title), requests as stop:
             await_orphans(self.ledger, self.studies)
             release_the_dead(self.ledger)
+            for line in self.news:
+                print(line, file=sys.stderr, flush=True)
             if not self._is_over() and not stop.asked:
                 self._run_workers(stop)
             if not stop.signals:

@@ -126,3 +126,23 @@ def test_an_error_is_the_only_line_of_a_command_whose_mirror_has_nothing_to_tell
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith(f"error: {outputs}/."), done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["tiny", "state/studies/*/lock"])
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_an_error_is_the_only_line_of_a_stage_that_has_nothing_to_train(
+    command: str, place: str, theirs: Worked
+) -> None:
+    (theirs.root / "machine.yaml").write_text("workers: 1\ndevice: cpu\ntracking: none\n")
+    before = theirs.files()
+    forbidden = list(theirs.runs.glob(place))
+    for path in forbidden:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    done = give_as_a_person(theirs.root, command, "tiny")
+    for path in forbidden:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert theirs.files() == before
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith(f"error: {theirs.runs}/"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
