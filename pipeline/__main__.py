@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import Interrupted, UserError, of_the_disk
-from pipeline.paths import STAGES
+from pipeline.paths import STAGES, is_text
 
 if TYPE_CHECKING:
     from pipeline.settings.machine import Machine
@@ -38,6 +38,8 @@ def _root() -> Path:
     Messages name files as seen from the checkout, so a folder within it will not do.
     """
     here = Path.cwd()
+    if not is_text(str(here)):
+        raise UserError(f"{here}: the name of a checkout's folder must be UTF-8: rename it")
     if (here / "search_spaces").is_dir():
         return here
     for folder in here.parents:
@@ -457,6 +459,8 @@ def main() -> None:
     """The console script. Exit codes: 0 done, 1 a bug, 2 input or disk, 75 skipped, 130
     interrupted, 141 the reader of its output has left (`| head`), as a shell counts it."""
     try:
+        if foreign := [word for word in sys.argv[1:] if not is_text(word)]:
+            raise UserError(f"what is typed must be UTF-8, but got {foreign[0]!r:.80}: rename it")
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()  # else it fails when Python ends, with a code of its own
         raise SystemExit(code)

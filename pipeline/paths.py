@@ -164,6 +164,11 @@ class Paths:
         return self.study(study) / f"trial-{number:05d}"
 
 
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8: Python keeps the bytes of another in a way nobody can write down."""
+    return name == name.encode(errors="replace").decode()
+
+
 def main_checkout(root: Path) -> Path:
     """The checkout whose live state `root` shares: itself, or the one that it is a copy of.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.paths import is_text
 from pipeline.settings.sections import Data
 
 if TYPE_CHECKING:
@@ -62,17 +63,13 @@ def _labelled_files(folder: Path) -> list[Labelled]:
         raise UserError(f"{folder}: must hold images or class folders, but has both: sort them")
     files = []
     for parent in folders or [folder]:
-        if folders and not _is_text(parent.name):
+        if folders and not is_text(parent.name):
             raise UserError(f"{parent}: a class's name must be text in UTF-8: rename the folder")
         found = _visible(parent)
         if not found:
             raise UserError(f"{parent}: must hold png, jpg or bmp images, but is empty: add some")
         files += [(file, parent.name if folders else ONE_CLASS) for file in found]
     return files
-
-
-def _is_text(name: str) -> bool:
-    return name == name.encode(errors="replace").decode()
 
 
 def _visible(folder: Path) -> list[Path]:

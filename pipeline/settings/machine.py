@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.paths import main_checkout
+from pipeline.errors import UserError
+from pipeline.paths import is_text, main_checkout
 from pipeline.settings.deadline import deadline_at
 from pipeline.settings.validation import Section, read_yaml, show, validated
 
@@ -152,6 +153,11 @@ def load_machine(root: Path) -> Machine:
     raw = read_yaml(path, "machine.yaml") if path.exists() else {}
     for variable, key in ENVIRONMENT.items():
         if text := os.environ.get(variable):
+            if not is_text(text):
+                raise UserError(
+                    f"environment variable {variable}: must be UTF-8, but got {text!r:.80}: rename"
+                    " what it names"
+                )
             value: int | str = text
             if key == "workers":
                 with suppress(ValueError):  # what is no number is refused below

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,13 @@ def load_space(root: Path, name: str) -> Space:
 def _meant(name: str, known: list[str]) -> str:
     """The remedy where a sweep's file was named instead of the sweep."""
     stem = Path(name).stem.lower()
-    return f": did you mean {stem}?" if stem in known else ""
+    return f": did you mean {stem}?" if stem in known and stem != name else ""
 
 
 def space_names(root: Path) -> list[str]:
-    """The sweeps of a checkout."""
-    return sorted(path.stem for path in (root / "search_spaces").glob("*.yaml"))
+    """The sweeps of a checkout. A file's name that is not UTF-8 is one that no sweep may have."""
+    files = (root / "search_spaces").glob("*.yaml")
+    return sorted(os.fsencode(file.stem).decode(errors="replace") for file in files)
 
 
 def parse_space(name: str, raw: dict[str, Any], where: str, read: Read = nowhere) -> Space:

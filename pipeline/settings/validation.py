@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.paths import is_text
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -89,7 +90,14 @@ S = TypeVar("S", bound=Section)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Keys are text, and none is given twice."""
+    """Keys are text, and none is given twice; all text is UTF-8, escapes too."""
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        if not is_text(node.value):
+            problem = f"text must be UTF-8, but got {node.value!r:.80}: rename what it names"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
