@@ -105,10 +105,10 @@ def _passed_over(inputs: Inputs) -> list[str]:
     )
     return [
         markup.paragraph(
-            f"A pruned trial is no candidate. {len(pruned)} pruned ones stood lower when they"
-            f" were stopped than the last candidate did at its end: {shown}. At those epochs others"
-            " stood lower still, which is why they were stopped; what they would have reached is"
-            " not known, so they are not ranked. `search.pruner: none` ranks all."
+            f"A pruned trial is no candidate. Lower when stopped than the last candidate at its end"
+            f" stood {len(pruned)}: {shown}. At those epochs others stood lower still, which is why"
+            " they were stopped; what they would have reached is not known, so that they are not"
+            " ranked. `search.pruner: none` ranks all."
         )
     ]
 
