@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import shlex
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from recording import record_stages
@@ -23,8 +27,10 @@ from pipeline.sync.outputs import Outputs
 from pipeline.sync.sweep import Sweep
 from pipeline.sync.system import Sampler, parse_gpus, samples_of
 from pipeline.tracking.compare import differences
+from pipeline.tracking.cursor import Sent
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.run import Run
+from pipeline.tracking.send import send_stream
 from pipeline.tracking.store import store_of
 
 
@@ -375,6 +381,49 @@ def test_system_metrics_belong_to_the_study_at_work(desk: Desk) -> None:
     assert read(end) == ([], end)
     Sampler(sweep.samples).sample(desk.study.id)
     assert {metric.step for metric in read(end)[0]} == {2}
+
+
+class Counted(io.FileIO):
+    """An open file that counts what is read of it."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size) or b""
+        Counted.bytes_read += len(found)
+        return found
+
+
+def test_a_look_after_four_days_reads_what_is_new(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the runs nothing, of the system metrics what was not sent."""
+    sweep, client = live(desk), MagicMock()
+    desk.claim(desk.study)
+    sweep.samples.parent.mkdir(parents=True)
+    record = {"study": desk.study.id, "at_ms": 1, "values": {"cpu": 1.0}}
+    line = f"{json.dumps(record)}\n"
+    sweep.samples.write_text(4 * 8640 * line)
+    (study, _), sent = sweep.changes(), Sent("run")
+    monkeypatch.setattr(Counted, "bytes_read", 0)
+    usual = Path.open
+
+    def opened(path: Path, *how: Any, **more: Any) -> Any:
+        counted = path == sweep.samples and how == ("rb",)
+        return Counted(path, "r") if counted else usual(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert send_stream(client, study, sent) == 4 * 8640
+    assert Counted.bytes_read < 1.01 * 4 * 8640 * len(line)  # and the torn ends of chunks
+    for new in (0, 3):
+        with sweep.samples.open("a") as file:
+            file.write(new * line)
+        Counted.bytes_read = 0
+        client.reset_mock()
+        assert sweep.changes() == []
+        assert send_stream(client, study, sent) == new
+        assert Counted.bytes_read == new * len(line)
+        assert len(client.method_calls) == (new > 0)
 
 
 def test_figures_that_a_gpu_does_not_have_are_left_out() -> None:
