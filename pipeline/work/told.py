@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 
 # TERM: kill, and what clusters send before the end. USR1, USR2: what they can be told to send.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# HUP: a closed terminal.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Told:
@@ -26,9 +27,13 @@ class Told:
 
 
 def listen(*, alone: bool) -> Told:
-    """Hears from now on. Ctrl-C is a parent's to handle, unless the worker was started `alone`."""
+    """Hears from now on. Ctrl-C is a parent's to handle, unless the worker was started `alone`.
+
+    A hang-up that is ignored, as by nohup, remains so.
+    """
     told = Told()
     for kind in SIGNALS:
-        signal.signal(kind, told._hear)
+        if kind != signal.SIGHUP or signal.getsignal(kind) != signal.SIG_IGN:
+            signal.signal(kind, told._hear)
     signal.signal(signal.SIGINT, told._hear if alone else signal.SIG_IGN)
     return told

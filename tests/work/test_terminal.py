@@ -147,6 +147,19 @@ def test_a_closed_terminal_ends_the_epochs_and_everyone(
     assert_nothing_is_lost(tiny, make_sweep(tmp_path / "undisturbed", RAW))
 
 
+def test_a_worker_that_was_started_by_hand_saves_and_leaves_when_its_terminal_is_closed(
+    tiny: Sweep, terminal: Terminal, tmp_path: Path
+) -> None:
+    tiny.worker()._job.keep(tiny.ledger)
+    worker = tiny.start("worker", 1, sys.executable, "-c", ON_TERMINAL, terminal.name)
+    with no_one_left(worker):
+        eventually(lambda: in_midst_of_a_trial(tiny), "a trial is at work")
+        terminal.close()
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.wait(60) == 130
+    assert_nothing_is_lost(tiny, make_sweep(tmp_path / "undisturbed", RAW))
+
+
 def test_a_closed_terminal_is_an_interruption_also_when_mlflow_has_something_to_say(
     tiny: Sweep, terminal: Terminal, tmp_path: Path
 ) -> None:
