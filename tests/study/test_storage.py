@@ -10,7 +10,7 @@ import threading
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,7 @@ def test_readers_and_a_writer_do_not_lock_each_other_out(tmp_path: Path) -> None
     with engine.connect() as db:
         assert db.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
     engine.dispose()
-    with sqlite3.connect(tmp_path / "ledger.db") as other:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
         assert other.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 

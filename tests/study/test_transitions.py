@@ -24,7 +24,7 @@ STARTED: Seen = (State.RUNNING, 1, 0)
 
 
 def expire(desk: Desk) -> None:
-    with sa.create_engine(desk.url).begin() as db:
+    with sa.create_engine(desk.url, poolclass=sa.NullPool).begin() as db:
         db.execute(sa.text("UPDATE trials SET expires = 0, owner = NULL"))
 
 
@@ -67,7 +67,7 @@ def trial_in(desk: Desk, state: State | None, strikes: int) -> Lease:
         return Lease(STUDY, 0, 1, 0, 0, None, {}, [])
     lease = desk.must_claim("a")
     desk.ledger.report(lease, curve(1))
-    with sa.create_engine(desk.url).begin() as db:
+    with sa.create_engine(desk.url, poolclass=sa.NullPool).begin() as db:
         db.execute(sa.text(f"UPDATE trials SET strikes = {strikes}"))
     if state != State.RUNNING:
         desk.ledger.finish(lease, state, curve(2), None)
@@ -75,7 +75,7 @@ def trial_in(desk: Desk, state: State | None, strikes: int) -> Lease:
 
 
 def seen(desk: Desk) -> Seen:
-    with sa.create_engine(desk.url).connect() as db:
+    with sa.create_engine(desk.url, poolclass=sa.NullPool).connect() as db:
         row = db.execute(sa.text("SELECT state, token, strikes FROM trials")).first()
     return (State(row.state), row.token, row.strikes) if row else (None, 0, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ START = 1_700_000_000_000
 
 
 def copy_db(source: Path, target: Path) -> None:
-    with sqlite3.connect(source) as old, sqlite3.connect(target) as new:
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
 
 
 def more_rows(db: Path, table: str, count: int) -> bool:
-    with sqlite3.connect(db, timeout=30) as connection:
+    with closing(sqlite3.connect(db, timeout=30)) as connection:
         found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     return bool(found[0] > count)
 

@@ -115,6 +115,7 @@ def test_it_is_said_also_by_who_has_waited_for_a_lock(
     with pytest.raises(OSError, match="No space left"):
         ledger.open_study("study", "tiny", "search", spec)
     timer.join()
+    other.close()
     disk.give_back(1024)
     ledger.open_study("study", "tiny", "search", spec)
     assert ledger.find_study("study")
