@@ -22,9 +22,10 @@ if "worker" in sys.orig_argv:
     import time
     from pipeline.vae.training import Training
     run_epoch = Training.run_epoch
-    def slow(training, *leaves):
-        time.sleep(0.5)
-        return run_epoch(training, *leaves)
+    def slow(training, leaves):
+        while not leaves():
+            time.sleep(0.02)
+        return run_epoch(training, leaves)
     Training.run_epoch = slow
 """
 
@@ -37,7 +38,7 @@ def give(made: Sweep, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> dict[str, str]:
-    """The environment of commands whose epochs take half a second."""
+    """The environment of commands whose epochs last until their worker is to leave them."""
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
     return {"PYTHONPATH": f"{tmp_path / 'slow'}:{ROOT}"}
