@@ -88,6 +88,9 @@ def sweep(
     add: Annotated[
         int | None, typer.Option(min=1, help="so many trials more than there are")
     ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="`idle`: on GPUs that nobody computes on")
+    ] = None,
     then: Annotated[
         str | None, typer.Option(help="a command for the end, when the summary is on disk")
     ] = None,
@@ -97,6 +100,8 @@ def sweep(
 
     root, machine = _here()
     machine = _with_deadline(machine, duration, until)
+    if gpus is not None:
+        machine = _with_gpus(machine, gpus)
     raise typer.Exit(work(root, machine, names, add, then))
 
 
@@ -453,6 +458,18 @@ def _with_deadline(machine: Machine, duration: str | None, until: str | None) ->
     except ValueError as error:
         raise UserError(f"--{'until' if duration is None else 'for'} {error}") from None
     return machine
+
+
+def _with_gpus(machine: Machine, which: str) -> Machine:
+    """machine.yaml with `--gpus` in place of its device. Raises UserError."""
+    from pipeline.work.cards import IDLE, cards
+
+    if which != IDLE:
+        raise UserError(f"--gpus must be {IDLE}, but got {which!r}: `device` names others")
+    if machine.slurm:
+        raise UserError("--gpus idle is for boxes without Slurm, which grants GPUs: slurm.gres")
+    cards()
+    return machine.model_copy(update={"device": IDLE})
 
 
 def main() -> None:

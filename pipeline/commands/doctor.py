@@ -77,6 +77,7 @@ def _installed(name: str) -> str:
 
 def _device(_: Path, machine: Machine) -> Iterator[Finding]:
     from pipeline.vae.process import resolve_device
+    from pipeline.work.cards import IDLE, cards
     from pipeline.work.trainings import device_name
 
     if machine.slurm:
@@ -84,6 +85,9 @@ def _device(_: Path, machine: Machine) -> Iterator[Finding]:
         yield Finding("device", f"of the nodes, gres {gres}")
         return
     try:
+        if machine.device == IDLE:
+            yield Finding("device", f"{IDLE}: {len(cards())} GPUs, taken when nobody uses them")
+            return
         device = resolve_device(machine.device)
     except UserError as error:
         yield Finding("device", str(error), "see `nvidia-smi` for what is there")

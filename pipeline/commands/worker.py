@@ -22,8 +22,9 @@ from pipeline.record import is_made
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.patience import StorageAway
-from pipeline.study.workers import Presence, arrive, depart
-from pipeline.work.causes import exit_code
+from pipeline.study.workers import CANCEL, Presence, arrive, depart, look
+from pipeline.work.cards import IDLE, granted, neighbour
+from pipeline.work.causes import MOVES, exit_code
 from pipeline.work.job import Job, check_code, open_job
 from pipeline.work.owners import owner_name
 from pipeline.work.slurm import granted_device, release_predecessors, task_id
@@ -63,8 +64,11 @@ def work(
             if not child:
                 check_code(job)
                 _prepare(job, machine, Paths(root, job.space.name))
-            granted = granted_device(machine.device)
-            worker = Worker(job, ledger, root, granted, slot, only, presence)
+            device = granted_device(machine.device)
+            device = granted(device, lambda: _leaves(told, ledger, presence))
+            if device == IDLE:
+                return INTERRUPTED if told.leave else 0
+            worker = Worker(job, ledger, root, device, slot, only, presence)
             told.then = worker.stop
             if told.leave:
                 worker.stop()
@@ -74,10 +78,18 @@ def work(
     except Exception as error:
         if (code := exit_code(error)) is None:
             raise
+        if neighbour():
+            code = MOVES
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
         print(f"{type(error).__name__}: {first}", file=sys.stderr, flush=True)
         return code
+
+
+def _leaves(told: Told, ledger: Ledger, presence: Presence) -> bool:
+    """Whether a worker that has not begun is to leave; it is seen to be there."""
+    look(ledger, presence)
+    return told.leave or presence.wish == CANCEL
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline.paths import is_text, main_checkout
 from pipeline.settings.deadline import deadline_at
 from pipeline.settings.validation import Section, read_yaml, show, validated
 
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?", re.ASCII)
+DEVICE = re.compile(r"auto|cpu|idle|cuda(:\d+)?", re.ASCII)
 WORDS = {  # keys of `slurm` that are options of sbatch
     "partition": re.compile(r"[\w.,-]+", re.ASCII),
     "gres": re.compile(r"[\w.:,()-]+", re.ASCII),
@@ -87,7 +87,7 @@ class Machine(Section):
     workers: int | None = Field(
         None, ge=1, le=1_000_000, description="worker processes (default: the cores)"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, idle")
     data_mirror: str | None = Field(None, description="folder NAME/FILE to look for data in first")
     storage: str | None = Field(None, description="SQLAlchemy URL of the ledger (default: SQLite)")
     tracking: str | None = Field(
@@ -119,11 +119,13 @@ class Machine(Section):
     def _known_device(self) -> Machine:
         if self.device == "mps":
             raise ValueError(
-                "device must be auto, cpu, cuda or cuda:N, but got 'mps': Apple's GPUs have no"
-                " float64, in which sums over a split are formed: use cpu"
+                "device must be auto, cpu, cuda, cuda:N or idle, but got 'mps': Apple's GPUs have"
+                " no float64, in which sums over a split are formed: use cpu"
             )
         if not DEVICE.fullmatch(self.device):
-            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, but got {self.device!r}")
+            raise ValueError(
+                f"device must be auto, cpu, cuda, cuda:N or idle, but got {self.device!r}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -131,6 +133,10 @@ class Machine(Section):
         if self.slurm and not (self.storage or "").startswith("postgresql"):
             raise ValueError(
                 "slurm needs a `storage` that all nodes reach: postgresql://USER@HOST/DATABASE"
+            )
+        if self.slurm and self.device == "idle":
+            raise ValueError(
+                "device idle is for boxes without Slurm, which grants GPUs itself: use slurm.gres"
             )
         if self.slurm and self.device.startswith("cuda") and not self.slurm.asks_for_gpu:
             raise ValueError(

@@ -17,6 +17,7 @@ from pipeline.record import open_inputs, read_record, recorded
 from pipeline.results.keys import HEADLINE
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
+from pipeline.work.cards import granted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def _measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
     from pipeline.vae.checkpoint import load_model
     from pipeline.vae.process import arithmetic, prepare_process, resolve_device
 
-    device = resolve_device(machine.device)
+    device = resolve_device(granted(machine.device))
     prepare_process(device)
     manifest = read_json(paths.manifest)
     test = load_images(paths.prepare, "test", device)

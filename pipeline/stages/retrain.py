@@ -36,6 +36,7 @@ from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import left_out, write_studies
 from pipeline.study.rows import Trial
 from pipeline.study.winner import Candidate, choose
+from pipeline.work.cards import granted
 from pipeline.work.crew import run_studies
 from pipeline.work.gate import undertrained
 from pipeline.work.trainings import Trainer
@@ -107,7 +108,7 @@ def _measured(
     from pipeline.data.prepared import load_images
     from pipeline.vae.process import prepare_process, resolve_device
 
-    device = resolve_device(machine.device)
+    device = resolve_device(granted(machine.device))
     prepare_process(device)
     validation = load_images(paths.prepare, "validation", device)
     manifest = read_json(paths.manifest)

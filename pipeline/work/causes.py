@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import NO_SPACE, NOT_ALLOWED
 
-MACHINE_FAILED, NEEDS_ROOM = 71, 72  # exit codes of a worker
+MACHINE_FAILED, NEEDS_ROOM, MOVES = 71, 72, 73  # exit codes of a worker
 # What a process does to itself. SIGBUS is not among them: it comes from a mount that is gone.
 CRASHES = {signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGFPE}
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")

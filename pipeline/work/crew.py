@@ -26,6 +26,7 @@ from pipeline.study.patience import StorageAway
 from pipeline.study.race import FIRST_SEEDS
 from pipeline.study.watch import Stage, most_trials, races
 from pipeline.study.workers import CANCEL, PAUSE, wished
+from pipeline.work.cards import IDLE, cards, leave
 from pipeline.work.checkpoints import clear_finished
 from pipeline.work.job import Job
 from pipeline.work.launcher import Launcher
@@ -174,13 +175,17 @@ class _Crew:
             count = min(self.machine.workers or most, most)
             root = self.paths.root
             return Array(job, self.machine, root, self.ledger, count, self._seems_over)
+        count = cores()
+        if self.machine.device == IDLE:
+            count = len(cards())
+            leave()
         own = {
             "PIPELINE_STORAGE": storage_url(self.machine, self.paths),
             "PIPELINE_DEVICE": self.machine.device,
         }
         return Pool(
             ["worker", "--child", job.id],
-            min(self.machine.workers or cores(), most),
+            min(self.machine.workers or count, most),
             self.paths.root,
             self.folder / "logs",
             {**os.environ, **own, **THREADS},

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.work.causes import CRASHES, MACHINE_FAILED, NEEDS_ROOM, oom_kills
+from pipeline.work.causes import CRASHES, MACHINE_FAILED, MOVES, NEEDS_ROOM, oom_kills
 
 WRONG_INPUT = 2
 MAX_DEATHS_IN_A_ROW = 5
@@ -168,7 +168,9 @@ class Pool:
         out_of_memory = code == NEEDS_ROOM or (code == -signal.SIGKILL and self._kernel_killed())
         own = -code in CRASHES or (code < 0 and out_of_memory and self._alone is slot)
         blamed = self._on_death(slot.process.pid, own)
-        if out_of_memory and self._alone is None:
+        if code == MOVES:
+            self._restart(slot)
+        elif out_of_memory and self._alone is None:
             self._make_room(slot)
         elif code in (MACHINE_FAILED, NEEDS_ROOM) or (code < 0 and not own):
             self._pause(slot, last if code > 0 else f"a worker was ended by signal {-code}")

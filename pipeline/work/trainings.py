@@ -20,6 +20,7 @@ from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
 from pipeline.study.numerics import PROPOSALS
+from pipeline.work.cards import granted
 from pipeline.work.causes import Cause, cause, has_room
 from pipeline.work.gate import broken
 
@@ -47,7 +48,7 @@ class Trainer:
         from pipeline.data.prepared import load_images
         from pipeline.vae.process import prepare_process, resolve_device
 
-        self.device = resolve_device(device, slot)
+        self.device = resolve_device(granted(device), slot)
         prepare_process(self.device)
         self._has_room = alone and has_room(self.device)
         self._space = space

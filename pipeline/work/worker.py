@@ -30,6 +30,8 @@ from pipeline.study.propose import Proposer
 from pipeline.study.prune import should_prune
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
+from pipeline.work.cards import neighbour
+from pipeline.work.causes import MOVES
 from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
 from pipeline.work.owners import is_dead, is_here, owner_name
@@ -96,7 +98,8 @@ class Worker:
         self.stopping = True
 
     def work(self) -> int:
-        """Until all trials are finished or it is cancelled (0), or it is told to stop (130)."""
+        """Until all trials are finished or it is cancelled (0), it is told to stop (130), or its
+        GPU is somebody else's, too (73)."""
         code = self._work()
         self._watches.leave()
         return code
@@ -108,6 +111,9 @@ class Worker:
                 self._idle.wait(lambda: self.stopping)
                 look(self._ledger, self._presence)
                 continue
+            if other := neighbour():
+                print(f"leaves its GPU: {other}", file=sys.stderr, flush=True)
+                return MOVES
             try:
                 claimed = self._claim()
             except OtherArithmetic as error:

@@ -13,6 +13,7 @@ from crews import eventually
 
 from pipeline.errors import UserError
 from pipeline.work import pool as local
+from pipeline.work.causes import MOVES
 from pipeline.work.pool import MAX_DEATHS_IN_A_ROW, Pool, WorkersKeepDying
 
 
@@ -183,3 +184,11 @@ def test_a_worker_that_the_kernel_kills_alone_for_want_of_memory_is_its_own_doin
     watched._on_death = on_death
     assert poll_to_the_end(watched)
     assert own == [False, True, True]  # the first had neighbours, as far as is known
+
+
+def test_a_worker_that_moves_to_another_gpu_is_no_death(
+    pool: Callable[..., Pool], tmp_path: Path
+) -> None:
+    most = MAX_DEATHS_IN_A_ROW + 3
+    script = f"cd {tmp_path}; echo >> count; [ $(wc -l < count) -ge {most} ] || exit {MOVES}"
+    assert poll_to_the_end(pool(script))
