@@ -229,6 +229,40 @@ def test_experiments_in_copies_share_the_state_of_the_main_checkout(clone: Path)
     assert "Failed" not in shown
 
 
+def test_a_night_is_kept_as_an_experiment(clone: Path) -> None:
+    """With the budget that it had time for, and what was not committed; no stage runs again."""
+    file = clone / "search_spaces" / "tiny.yaml"
+    file.write_text(f"# mine\n{TINY}".replace("low: 3.0e-3", "low: 2.0e-3"))
+    done = pipeline(clone, "sweep", "tiny", "--add", "1")
+    assert done.returncode == 0, done.stderr
+    (night,) = (clone / "runs" / "nights").iterdir()
+    name = f"night-{night.name}"
+    assert f"Kept as DVC's experiment {name}." in (night / "summary.md").read_text()
+    assert "trials: 2" in file.read_text()
+    changed = git(clone, "status", "--porcelain", "--untracked-files=no")
+    assert changed == "M search_spaces/tiny.yaml"
+    assert not list((clone / ".dvc" / "tmp" / "exps").glob("night-*"))
+
+    shown = run(clone, "dvc", "exp", "show", "--csv").stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith(f"{name},")]
+    headline = json.loads((clone / "runs" / "tiny" / "evaluate" / "headline.json").read_text())
+    assert str(headline["nelbo_nats"])[:6] in line
+
+    git(clone, "checkout", "--quiet", ".")
+    kept = [path for path in (clone / "runs" / "tiny").rglob("*") if path.is_file()]
+    report = (clone / "runs" / "tiny" / "render" / "report.html").read_bytes()
+    shutil.rmtree(clone / "runs" / "tiny")
+    applied = run(clone, "dvc", "exp", "apply", name)
+    assert applied.returncode == 0, applied.stderr
+    assert file.read_text().startswith("# mine\n")
+    assert "trials: 1" in file.read_text()
+    assert "low: 2.0e-3" in file.read_text()
+    assert stages_run(run(clone, "dvc", "repro")) == ["own_data"]
+    assert (clone / "runs" / "tiny" / "render" / "report.html").read_bytes() == report
+    there = [path for path in (clone / "runs" / "tiny").rglob("*") if path.is_file()]
+    assert {path for path in kept if path.name != "budget.json"} <= {*there}
+
+
 def test_a_run_can_be_had_again_in_a_fresh_clone(clone: Path, tmp_path: Path) -> None:
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     (clone / "machine.yaml").unlink()

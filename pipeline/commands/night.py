@@ -134,6 +134,9 @@ def night_text(night: dict[str, Any]) -> str:
     ]
     for sweep in night["sweeps"]:
         lines += ["", f"## {sweep['name']}: {sweep['state']}", "", *_sweep_lines(sweep)]
+    if kept := night.get("experiment"):
+        what = f"DVC's experiment {kept['name']}"
+        lines += ["", f"Not kept as {what}: {kept['why']}." if kept["why"] else f"Kept as {what}."]
     if then := night.get("then"):
         lines += ["", f"Then `{then['command']}`: {then['outcome']}."]
     return "\n".join([*lines, ""])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.answer import answer
+from pipeline.commands.experiment import save_experiment
 from pipeline.commands.night import Night, mark_killed
 from pipeline.commands.stage import say
 from pipeline.commands.standing import Standing, gained, standing
@@ -35,7 +36,7 @@ from pipeline.study.reading import reading
 from pipeline.study.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
 from pipeline.work.budget_file import as_made, as_worked_on
-from pipeline.work.lineage import NIGHT
+from pipeline.work.lineage import NIGHT, commit_and_diff
 from pipeline.work.owners import host_name, is_dead, is_here, owner_name, process_number
 
 SKIPPED, WRONG, BUG = 75, 2, 1  # exit codes
@@ -57,6 +58,7 @@ def sweep(
         raise UserError(f"sweep: the sweeps must differ, but got {' '.join(names)}")
     mark_killed(root)
     night = Night.begin(root, names, machine.until)
+    commit, diff = commit_and_diff(root)
     try:
         with _signals(), _turns(root, machine, names) as other:
             if other:
@@ -64,6 +66,7 @@ def sweep(
             with _environment(NIGHT, night.name):
                 for index in range(len(names)):
                     _take(night, index, root, machine, add)
+            _keep(night, root, commit, diff)
     except UserError as error:  # of the database
         night.end("failed", str(error))
         _follow(night, then)
@@ -175,6 +178,20 @@ def _add_facts(
         with reading(machine, paths) as ledger:
             space = as_made(load_space(root, paths.name), paths)
             entry["tracking"] = lag_line(root, space, machine, ledger)
+
+
+def _keep(night: Night, root: Path, commit: str, diff: bytes | None) -> None:
+    """New outputs become an experiment of DVC; the summary says if they could not."""
+    sweeps = night.content["sweeps"]
+    names = [entry["name"] for entry in sweeps if entry["state"] in ("improved", "not better")]
+    if not names:
+        return
+    experiment, why = f"night-{night.name}", ""
+    try:
+        save_experiment(root, experiment, names, commit, diff)
+    except (OSError, UserError) as error:
+        why = str(error)
+    night.content["experiment"] = {"name": experiment, "why": why}
 
 
 def _broken(night: Night, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ NIGHT = "PIPELINE_NIGHT"  # of the environment: the night that trials are of, wh
 def lineage(root: Path, space: Space) -> dict[str, Any]:
     """The record. `source` holds what Git does not: the settings and the uncommitted changes."""
     lock = root / "requirements.lock"
-    commit, diff = _commit_and_diff(root)
+    commit, diff = commit_and_diff(root)
     packed = base64.b64encode(zlib.compress(diff or b"", 9)).decode()
     kept = {"diff": packed if len(packed) <= MOST_BYTES else None} if diff else {}
     return {
@@ -87,7 +87,7 @@ def _domain(domain: Domain) -> dict[str, Any]:
     return found
 
 
-def _commit_and_diff(root: Path) -> tuple[str, bytes | None]:
+def commit_and_diff(root: Path) -> tuple[str, bytes | None]:
     """The commit, and what differs from it of what matters, new files too; empty without Git.
 
     A folder that merely lies in another project's repository has none. The diff is None where Git
