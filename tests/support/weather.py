@@ -28,12 +28,10 @@ import psutil
 import psycopg
 from crews import ROOT, make_sweep, sweep
 from postgres import Postgres
+from servers import Server
 from surroundings import ARITHMETIC
 
 from pipeline.study.claim import MAX_STRIKES
-
-sys.path.append(str(Path(__file__).parents[1] / "tracking"))
-from servers import Server
 
 STAGES = ("search", "retrain")
 

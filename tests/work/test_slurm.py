@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from crews import ROOT, Sweep, eventually, make_sweep, no_one_left, sweep
+from postgres import Postgres
+from servers import Server
 
 from pipeline.results.states import Kind
 from pipeline.study.ledger import Ledger, Trial
@@ -84,10 +88,10 @@ cd {nodes}/$SLURMD_NODENAME && exec {python} "$@"
 class Head:
     """The host where commands are given: it shares a PostgreSQL with the nodes, and no folder."""
 
-    def __init__(self, cluster: Cluster, made: Sweep, storage: str):
-        self.cluster, self.made = cluster, made
+    def __init__(self, cluster: Cluster, made: Sweep, postgres: Postgres):
+        self.cluster, self.made, self.postgres = cluster, made, postgres
         folder = made.root.parent
-        made.storage, self.ledger = storage, Ledger(storage)
+        made.storage, self.ledger = postgres.url, Ledger(postgres.url)
         for node in cluster.nodes:
             (folder / node).mkdir()
             shutil.copytree(made.root / "search_spaces", folder / node / "search_spaces")
@@ -123,40 +127,73 @@ class Head:
         )
         return next((t for t in held if 0 < len(t.curve) < self.made.study.epochs - 2), None)
 
+    def without_storage(self, seconds: float) -> None:
+        """The database is away for so long, at least until a worker on a node says so."""
+        self.postgres.stop()
+        over = time.monotonic() + seconds
+        logs, said = self.made.root / "runs" / "state" / "slurm", "waiting for storage"
+        eventually(lambda: any(said in log.read_text() for log in logs.iterdir()), "it is met")
+        time.sleep(max(over - time.monotonic(), 0.0))
+        self.postgres.start()
+
 
 @pytest.fixture
-def head(cluster: Cluster, tmp_path: Path, postgres_storage: str) -> Iterator[Head]:
+def head(cluster: Cluster, tmp_path: Path, own_postgres: Postgres) -> Iterator[Head]:
     space = sweep(data={"name": "digits", "limit": 300}, search={"trials": 6})
-    made = Head(cluster, make_sweep(tmp_path / "head", space), postgres_storage)
+    made = Head(cluster, make_sweep(tmp_path / "head", space), own_postgres)
     yield made
     made.ledger.close()
     cluster("scancel", "--user=root")
 
 
-def test_a_sweep_without_a_shared_folder_through_a_power_cut_and_a_preemption(head: Head) -> None:
-    """While its command is killed too, and given once more. The nodes prepare the images."""
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[Server]:
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    server = Server(tmp_path, [*store, "--artifacts-destination", str(tmp_path / "artifacts")])
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_sweep_without_a_shared_folder_through_all_that_may_befall_it(
+    head: Head, mlflow: Server, tmp_path: Path
+) -> None:
+    """A power cut, a preemption, a database that is away for 5 s, MLflow that is away for a while;
+    its command is killed too, and given once more. The nodes prepare the images."""
     made, cluster = head.made, head.cluster
     with no_one_left(made.start("prepare", 1)) as prepared:
         assert prepared.wait() == 0, made.errors
     calm = Sweep(made.root.parent / "calm", made.space)
     shutil.copytree(made.root, calm.root)
+    made.tracking = mlflow.uri
     with no_one_left(calm.start("search", 1)) as alone, no_one_left(head.start("search")) as first:
         eventually(lambda: head.in_midst("n2"), "a trial is in work on n2")
+        mlflow.kill()
         first.kill()
         cluster.crash("n2")
         cluster.start("n2")
         with no_one_left(head.start("search")) as second:
             eventually(lambda: head.in_midst("n1"), "a trial is in work on n1")
-            other = cluster("sbatch", "--parsable", "-p", "high", "-wn1", "-c8", "--wrap", "exit")
+            head.without_storage(seconds=5.0)
+            eventually(lambda: head.in_midst("n1"), "a trial is in work on n1")
+            other = cluster(
+                "sbatch", "--parsable", "-o/dev/null", "-p", "high", "-wn1", "-c8", "--wrap", "exit"
+            )
             eventually(lambda: not cluster("squeue", "-h", "-j", other), "it has run")
             for task in range(2):
                 with suppress(AssertionError):  # it runs already
                     cluster("scontrol", "update", f"jobid={head.array}_{task}", "starttime=now")
+            mlflow.start()
             assert second.wait() == 0, made.errors
         assert alone.wait() == 0, calm.errors
     assert made.outputs("search") == calm.outputs("search")
     (study,) = head.ledger.studies("tiny", Kind.SEARCH)
     assert max(trial.strikes for trial in head.ledger.trials(study)) == 0
+    with no_one_left(made.start("sync", 1)) as sync:  # what the server has missed at the end
+        assert sync.wait() == 0, made.errors
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        query = "SELECT COUNT(*) FROM tags WHERE key = 'kind' AND value = 'trial'"
+        assert store.execute(query).fetchone() == (6,)
 
 
 def test_before_its_time_limit_a_task_is_requeued_alone(jobs: Jobs) -> None:
@@ -179,7 +216,9 @@ def test_a_preempted_task_comes_back_and_a_cancelled_one_never(jobs: Jobs) -> No
     jobs.said("1 begins, after nothing")
     jobs.cluster("scancel", f"{jobs.id}_1")
     jobs.said("1 is told")
-    other = jobs.cluster("sbatch", "--parsable", "-p", "high", "-N2", "-c8", "--wrap", "sleep 60")
+    other = jobs.cluster(
+        "sbatch", "--parsable", "-o/dev/null", "-p", "high", "-N2", "-c8", "--wrap", "sleep 60"
+    )
     jobs.said("0 is told")
     eventually(lambda: jobs.state(0) == "PENDING", "it is requeued")
     eventually(lambda: jobs.state(1) == "CANCELLED", "it is gone")
