@@ -9,12 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import typer
+import yaml
 
 from pipeline.__main__ import app
+from pipeline.commands.worker import WRONG
+from pipeline.work.worker import INTERRUPTED
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+CLUSTER = DEPLOY.parent / "docs" / "cluster.md"
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
@@ -30,8 +36,6 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
 
 def test_the_commands_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their words are parsed as the command line does; nothing is run."""
-    import typer
-
     service = (DEPLOY / "sweep.service").read_text()
     (line,) = re.findall(r"^0 22 \* \* \* (.+)$", (DEPLOY / "crontab").read_text(), re.M)
     page = (DEPLOY / "README.md").read_text()
@@ -49,3 +53,72 @@ def test_the_commands_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         context = verb.make_context("sweep", command[1:])
         assert context.params["names"] == ["fashion"]
         assert (context.params["until"], context.params["add"]) == ("07:00", 8)
+
+
+def parsed(words: list[str]) -> dict[str, object]:
+    """What the command line takes from `python -m pipeline WORDS`."""
+    group = typer.main.get_command(app)
+    verb = group.commands[words[0]]  # type: ignore[attr-defined]
+    return dict(verb.make_context(words[0], words[1:]).params)
+
+
+def test_kubernetes_starts_workers() -> None:
+    manifest = yaml.safe_load((DEPLOY / "workers.yaml").read_text())
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    python, *module = container["command"]
+    assert (python, module[:2]) == (".venv/bin/python", ["-m", "pipeline"])
+    assert parsed(module[2:])["job"] == "fashion"
+    rules = manifest["spec"]["podFailurePolicy"]["rules"]
+    codes = {
+        rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule
+    }
+    assert codes == {"Ignore": [INTERRUPTED], "FailJob": [WRONG]}
+
+
+def test_kubernetes_takes_the_manifest() -> None:
+    """Says its checker, where that is installed: it is 100 MB."""
+    checker = pytest.importorskip("kubernetes_validate")
+    manifest = yaml.safe_load((DEPLOY / "workers.yaml").read_text())
+    checker.validate(manifest, "1.30", strict=True)
+
+
+def test_ssh_starts_a_worker(tmp_path: Path) -> None:
+    """The line of the page, with a checkout and an ssh that say what they are told."""
+    (line,) = re.findall(r"^ {4}(ssh .*)$", CLUSTER.read_text(), re.M)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "vae-pipeline" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    for file, script in (
+        (tmp_path / "bin" / "ssh", 'shift; exec sh -c "$*"'),
+        (python, 'echo "$PIPELINE_STORAGE" "$@"'),
+    ):
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+    known = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=known, capture_output=True, text=True, check=True
+    )
+    storage, *words = done.stdout.split()
+    assert storage.startswith("postgresql://")
+    assert words[:2] == ["-m", "pipeline"]
+    assert parsed(words[2:])["job"] == "digits"
+
+
+def test_ray_starts_workers() -> None:
+    """The line of the page, with a Ray that calls where Ray would."""
+    (line,) = re.findall(r"^ {4}python -c \"(import ray.*)\"$", CLUSTER.read_text(), re.M)
+    calls: list[list[str]] = []
+
+    def remote(**resources: object) -> object:
+        assert resources == {"num_cpus": 1}
+        return lambda call: SimpleNamespace(remote=lambda argv, cwd: calls.append(argv))
+
+    ray = ModuleType("ray")
+    ray.init, ray.remote, ray.get = str, remote, list  # type: ignore[attr-defined]
+    sys.modules["ray"] = ray
+    try:
+        exec(line, {})
+    finally:
+        del sys.modules["ray"]
+    assert [parsed(argv[3:])["slot"] for argv in calls] == [0, 1, 2, 3]
+    assert {tuple(argv[:3]) for argv in calls} == {(".venv/bin/python", "-m", "pipeline")}

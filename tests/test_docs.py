@@ -59,6 +59,7 @@ NOT_RUN = {  # the beginning of a command: why
     "PYTHONPATH=. python tests/support/weather.py": "minutes; tests/test_weather.py: half a one",
     "OMP_NUM_THREADS=1 .venv/bin/python -m pytest": "it runs tests",
     "export MLFLOW_TRACKING_URI": "tests/tracking/test_serving.py",
+    'python -c "import ray': "tests/test_deploy.py",
     "mlflow models serve": "tests/tracking/test_serving.py",
     "curl http://127.0.0.1:5001": "tests/tracking/test_serving.py",
 }
