@@ -1,7 +1,8 @@
 """The time that stages after a search need, from what was measured: when it has to close.
 
 Epochs of a candidate were timed when it was a trial of the search, evaluate and render when they
-ran last for the sweep here. What was never timed is guessed from the epochs, on the safe side.
+ran last for the sweep here. What was never timed is guessed from the epochs, on the safe side; on
+a machine that others keep busy, by as much more as the last epochs had to wait for a core.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from pipeline.work.stopping import GRACE_SECONDS
 LOOK_SECONDS = 1.0  # between two looks at the ledger
 TRAINING = 1.15  # times what the same epochs have taken before
 AGAIN = 1.25  # times what a stage has taken before
-START_SECONDS = 20.0  # of workers, with torch, on a busy machine
+START_SECONDS = 20.0  # of workers, with torch, on a machine that is BUSY
 TABLES_SECONDS = 6.0  # to close a search
+BUSY = 2.0  # times their computing that epochs take, up to which the guesses hold
+LAST_EPOCHS = 20
 FORWARD = 0.5  # of the time of a training step, at most
 EVALUATE_SECONDS, RENDER_SECONDS = 8.0, 30.0  # beside the passes over the images; of figures
 
@@ -75,7 +78,7 @@ class Reserve:
         trials = ranked(trials_of(parts))
         top = self._space.retrain.top
         pace = max((_pace(part) for part in parts if part.curve), default=0.0)
-        beside = min(pace, GRACE_SECONDS) + TABLES_SECONDS + self.finish(pace)
+        beside = self._beside(pace)
         entries = {part.trial: part for part in parts}
         best = [entries[entry["number"]] for entry in trials[:top]]
         least = self._training(best[:1], min(LEAST_SEEDS, self._space.retrain.seeds))
@@ -99,8 +102,7 @@ class Reserve:
         """
         if self.left() <= 0:
             return True
-        pace = self._slowest()
-        if self.left() > min(pace, GRACE_SECONDS) + TABLES_SECONDS + self.finish(pace):
+        if self.left() > self._beside(self._slowest()):
             return False
         with suppress(StorageAway):
             return self.retrained() is not None
@@ -120,15 +122,21 @@ class Reserve:
 
         return finished_runs(self._space, len(entries), is_over)
 
+    def _beside(self, pace: float) -> float:
+        """Seconds that closing takes, and all stages after retrain."""
+        tables = crowding(self._watch.parts) * TABLES_SECONDS
+        return min(pace, GRACE_SECONDS) + tables + self.finish(pace)
+
     def finish(self, pace: float) -> float:
         """Seconds of evaluate and render. `pace`: of an epoch, for what was never timed."""
         known, evaluate = seconds_of(self._paths), self._space.evaluate
         weights = 2 + self._space.retrain.seeds  # files, each a pass over the test images
         passes = weights * (evaluate.nelbo_samples + 2) + evaluate.iw_samples
         share = self._counts["test"] / self._counts["train"]
+        crowded = crowding(self._watch.parts)
         guesses = {
-            "evaluate": EVALUATE_SECONDS + passes * share * pace * FORWARD,
-            "render": RENDER_SECONDS,
+            "evaluate": crowded * EVALUATE_SECONDS + passes * share * pace * FORWARD,
+            "render": crowded * RENDER_SECONDS,
         }
         return sum(AGAIN * known[s] if s in known else guess for s, guess in guesses.items())
 
@@ -148,7 +156,8 @@ class Reserve:
             for seed in range(seeds):
                 runs.append(_epochs_left(done.get(seed), study) * _pace(part))
                 measured += check * _pace(part)
-        return START_SECONDS + TRAINING * _together(runs, self._workers) + measured
+        start = crowding(self._watch.parts) * START_SECONDS
+        return start + TRAINING * _together(runs, self._workers) + measured
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -172,6 +181,15 @@ def seconds_of(paths: Paths) -> dict[str, float]:
         return {str(stage): float(seconds) for stage, seconds in found.items()}
     except (OSError, UserError, AttributeError, TypeError, ValueError):
         return {}
+
+
+def crowding(parts: Iterable[Part]) -> float:
+    """How many times longer than guessed anything takes: 1, unless the last epochs of a search
+    took more than BUSY times their computing."""
+    records = [record for part in parts for record in part.curve if record.get("core_seconds")]
+    last = sorted(records, key=lambda record: record["ended_ms"])[-LAST_EPOCHS:]
+    ratios = [record["seconds"] / record["core_seconds"] for record in last]
+    return max(1.0, statistics.median(ratios) / BUSY) if ratios else 1.0
 
 
 def _pace(part: Part) -> float:

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from worked import Worked
@@ -16,7 +18,8 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.deadline import now
 from pipeline.study.ledger import Ledger
-from pipeline.work.reserve import Reserve
+from pipeline.study.rows import Part
+from pipeline.work.reserve import Reserve, crowding
 
 STAGES = ("settings", "prepare", "search", "retrain", "evaluate", "render")
 LATER = "2h"
@@ -183,3 +186,19 @@ def test_nor_if_retraining_has_not_come_far_enough(
     assert code == 130
     assert "the time was up before a candidate was retrained; the winner and the report of" in err
     assert outputs(tiny) == before
+
+
+def test_on_a_machine_that_others_keep_busy_more_is_reserved() -> None:
+    def part(*seconds: float) -> Part:
+        record = {"core_seconds": 1.0, "ended_ms": 5}
+        return cast(Part, SimpleNamespace(curve=[{**record, "seconds": each} for each in seconds]))
+
+    assert crowding([]) == 1.0
+    assert crowding([part(1.0, 1.1), part(1.9, 1.8)]) == 1.0  # up to what the guesses hold for
+    assert crowding([part(7.0, 8.0), part(9.0)]) == 4.0
+    before = cast(
+        Part, SimpleNamespace(curve=[{"seconds": 1.0, "core_seconds": 1.0, "ended_ms": 1}])
+    )
+    assert crowding([*[before] * 50, part(*[6.0] * 20)]) == 3.0  # as it is by now
+    kept = cast(Part, SimpleNamespace(curve=[{"nelbo_nats": 1.0}]))
+    assert crowding([kept]) == 1.0

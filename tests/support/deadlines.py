@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -37,7 +38,7 @@ DIGITS: dict[str, Any] = {
 }
 FASHION: dict[str, Any] = {
     **DIGITS,
-    "data": {"name": "fashion-mnist", "limit": 12_000},
+    "data": {"name": "fashion-mnist", "limit": 4_000},
     "parameters": {
         "lr": {"low": 5e-4, "high": 5e-3, "log": True},
         "latent_dim": {"choices": [8, 16]},
@@ -102,6 +103,8 @@ class Clone:
         if code == 0:
             winner = json.loads((self.folder / "retrain/winner.json").read_text())
             assert len(winner["values_nelbo_nats"]) >= 2
+            metrics = json.loads((self.folder / "evaluate/metrics.json").read_text())
+            assert math.isfinite(metrics["nelbo_nats"])
             assert (self.folder / "render/report.html").exists()
             assert self.give("verify", "tiny")[0] == 0
         else:
