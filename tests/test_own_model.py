@@ -12,7 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_models import EXAMPLE, FILE, LIKELIHOOD, METRICS, METRICS_FILE, space_of
+from own_models import (
+    EXAMPLE,
+    FILE,
+    LIKELIHOOD,
+    METRICS,
+    METRICS_FILE,
+    SAMPLER,
+    SAMPLER_FILE,
+    space_of,
+)
 from test_pipeline import pipeline
 
 from pipeline.audit import figures
@@ -26,7 +35,8 @@ pytestmark = pytest.mark.slow
 def work(folder: Path, workers: int) -> dict[str, bytes]:
     """All five stages by the command line; every output by name."""
     width = {"low": 4, "high": 8, "step": 4}
-    space_of(folder, metrics=METRICS, likelihood=LIKELIHOOD, width=width, latent_dim=3)
+    files = {"metrics": METRICS, "likelihood": LIKELIHOOD, "sampler": SAMPLER}
+    space_of(folder, width=width, latent_dim=3, **files)
     (folder / "machine.yaml").write_text(f"workers: {workers}\ndevice: cpu\n")
     done = pipeline(folder, "run", "own")
     assert done.returncode == 0, done.stderr
@@ -81,6 +91,7 @@ def metrics_are_stated(folder: Path, outputs: dict[str, bytes]) -> None:
     assert record["settings"]["evaluate"]["sources"][METRICS_FILE]["sha256"] == digest
     study = next((folder / "runs" / "state" / "studies").glob("own-*")).name
     assert pipeline(folder, "space", study, "--file", METRICS_FILE).stdout == METRICS
+    assert pipeline(folder, "space", study, "--file", SAMPLER_FILE).stdout == SAMPLER
     (folder / METRICS_FILE).write_text(METRICS + "\n")
     assert pipeline(folder, "reproduce", "own", "0").returncode == 0  # no training depends on it
     stale = pipeline(folder, "render", "own")

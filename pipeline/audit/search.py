@@ -17,7 +17,7 @@ from pipeline.study.constraints import within
 from pipeline.study.identity import changes
 from pipeline.study.numerics import of_proposals
 from pipeline.study.plan import Planner, belonging
-from pipeline.study.propose import Proposer
+from pipeline.study.propose import proposer_of
 from pipeline.study.prune import should_prune
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import part_record, recorded_part
@@ -99,7 +99,7 @@ def _course(book: Book, parts: list[Part]) -> Iterator[str]:
     channels, height, width = book.manifest["shape"]
     shape = (channels, height, width)
     planner = Planner(space)
-    proposer = Proposer(space.searched, space.search, within(space, shape))
+    proposer = proposer_of(space, within(space, shape))
     if space.search.total_epochs or not space.searched:
         due = belonging(space, parts)
         if len(due) != len(parts) or (not space.searched and parts):

@@ -1,5 +1,5 @@
-"""Python files of your own that a space names, FILE.py:NAME: a family, a likelihood, a reader of
-data, metrics.
+"""Python files of your own that a space names, FILE.py:NAME: a family, a likelihood, a sampler,
+a reader of data, metrics.
 
 Their source is part of the space: whoever works on a sweep, rebuilds its model or repeats a stage
 has it from there. Reading it runs nothing of it; `pipeline.own_code` does.
@@ -102,6 +102,11 @@ def reader(root: Path) -> Read:
 
 def read_source(root: Path, file: str) -> Source:
     """A file of the checkout that a space names. Raises ValueError; runs nothing of it."""
+    if not file.endswith(".py"):
+        raise ValueError(
+            f"{file}: must be a file of the checkout, FILE.py, which may import an installed"
+            " package: put what you name into one"
+        )
     path = root / file
     if Path(file).is_absolute() or root.resolve() not in path.resolve().parents:
         raise ValueError(f"{file}: must be a file in the checkout, with its path from there")

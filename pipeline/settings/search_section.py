@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.settings.observations import Observations
+from pipeline.settings.own_files import OwnName
 from pipeline.settings.validation import Section
 
 PRUNERS = ("median", "percentile")  # what stops a trial for good; at rungs it only waits
@@ -43,12 +44,12 @@ class Stop(Section):
 class Search(Section):
     """The study: how trials are proposed, pruned and compared."""
 
-    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] = "tpe"
+    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"] | OwnName = "tpe"
     startup_trials: Count = Field(
         10, description="the centre and random draws, before the sampler learns"
     )
     random_share: float = Field(
-        0.0, ge=0, le=1, description="tpe, gp: share of the later trials that are drawn at random"
+        0.0, ge=0, le=1, description="tpe, gp, your own: share of the later trials drawn at random"
     )
     enqueue: list[dict[str, Any]] = Field(
         default=[], description="settings to try first; what one leaves out is at its centre"

@@ -45,6 +45,7 @@ MAX_CELLS = 100_000
 OWN = (
     ("model", "likelihood", ast.ClassDef),
     ("data", "reader", ast.FunctionDef),
+    ("search", "sampler", ast.ClassDef),
     ("evaluate", "metrics", ast.FunctionDef),
 )
 
@@ -86,6 +87,7 @@ class Space(Section):
         names: dict[str, list[Any]] = {
             "data": [self.data.reader],
             "model": [*self._families, self.model.likelihood],
+            "search": [self.search.sampler],
             "evaluate": self.evaluate.metrics or [],
         }
         return files_of(names.get(section, []))

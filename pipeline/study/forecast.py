@@ -46,7 +46,9 @@ def forecast(space: Space, shape: Shape | None = None, images: int = 0) -> Forec
     shorter = {"trials": trials, "total_epochs": total, "stop": None}
     space = space.model_copy(update={"search": search.model_copy(update=shorter)})
     drawing = search.model_copy(update={"sampler": "random", "random_share": 0.0})
-    proposer = Proposer(space.searched, drawing, *([within(space, shape)] if shape else []))
+    proposer = Proposer(space.searched, drawing)
+    if shape:
+        proposer = Proposer(space.searched, drawing, within(space, shape))
     drawn: list[tuple[dict[str, Value], int]] = []  # by trial: its parameters, an epoch's cost
     played: list[Part] = []
     for play in range(plays):

@@ -8,11 +8,11 @@ from typing import Any
 from pipeline.results.states import Kind
 from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Value
+from pipeline.settings.own_files import SOURCES
 from pipeline.settings.space import Space
 
 # Raise it when a change of the code changes what a trial computes: every study then forks.
 TRAINING_SEMANTICS = 3
-SOURCES = "sources"  # of the section `model`: Python files, which are long
 PROPOSAL_SEMANTICS = 3  # the same for what a search proposes and prunes
 
 
@@ -46,6 +46,8 @@ def search_study(space: Space, data_sha256: str) -> Study:
         "searched": {name: domain.model_dump() for name, domain in space.searched.items()},
         "search": search,
     }
+    if space.files("search"):
+        search[SOURCES] = space.section("search")[SOURCES]
     if table := space.search.observations:
         spec["observations"] = table.sha256  # whatever its name
     id_ = f"{space.name}-{digest(spec)[:12]}"

@@ -8,8 +8,7 @@ from typing import Any
 from pipeline.results.states import State
 from pipeline.seeds import trial_seed
 from pipeline.settings.own_family import kind_of, named
-from pipeline.settings.own_files import Source
-from pipeline.study.identity import SOURCES
+from pipeline.settings.own_files import SOURCES, Source
 from pipeline.study.kept import Kept, Line, Origin, identity, settled
 from pipeline.study.numerics import PROPOSALS
 from pipeline.study.receipt import part_record

@@ -17,14 +17,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.own_code import Sources, where
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Domain, Value, grid
+from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.search_section import Search
+from pipeline.settings.space import Space
 from pipeline.study.elders import Elders
+from pipeline.study.own_sampler import own_sampler
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
-from pipeline.study.sampler import ask, frozen, new_sampler, new_study
+from pipeline.study.sampler import ask, frozen, new_sampler, new_study, proposal_seed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -48,11 +52,14 @@ class Proposer:
         searched: dict[str, Domain],
         search: Search,
         within: Callable[[dict[str, Value]], bool] = lambda chosen: True,
+        sources: Sources | None = None,
     ):
-        """`within` says whether a setting keeps `search.constraints`."""
+        """`within` says whether a setting keeps `search.constraints`; `sources` are the Python
+        files that the section `search` names."""
         self._searched = searched
         self._search = search
         self._within = within
+        self._sources = sources or {}
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
         self._elders = Elders()
@@ -80,12 +87,10 @@ class Proposer:
         name = "random" if blind else self._search.sampler
         seen = [] if name == "random" else self._frozen(trials)
         for attempt in range(ATTEMPTS):
-            study = new_study(self._search)
-            study.add_trials(seen if attempt < LEARNED else [])
-            sampler = new_sampler(
-                name if attempt < LEARNED else "random", self._search, number, attempt
+            by, given = (name, seen) if attempt < LEARNED else ("random", [])
+            chosen = propose_by(
+                by, self._search, self._searched, number, given, self._sources, attempt
             )
-            chosen = ask(study, sampler, self._searched)
             if self._within(chosen):
                 return chosen
         raise UserError(
@@ -134,6 +139,38 @@ class Proposer:
         return [*self._elders.best(trials, first, ELDERS), *range(first, len(trials))]
 
 
+def proposer_of(space: Space, within: Callable[[dict[str, Value]], bool]) -> Proposer:
+    """The one that proposes the trials of a sweep."""
+    sources = space.section("search").get(SOURCES, {})
+    return Proposer(space.searched, space.search, within, sources)
+
+
+def propose_by(
+    name: str,
+    search: Search,
+    searched: dict[str, Domain],
+    number: int,
+    seen: Sequence[FrozenTrial],
+    sources: Sources,
+    attempt: int = 0,
+) -> dict[str, Value]:
+    """What a sampler proposes for trial `number` of what it sees. Raises UserError if it is one of
+    your own that fails."""
+    study = new_study(search)
+    study.add_trials(seen)
+    if not is_own(name):
+        return ask(study, new_sampler(name, search, number, attempt), searched)
+    sampler = own_sampler(name, sources, proposal_seed(search, number, attempt))
+    try:
+        chosen = ask(study, sampler, searched)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{name}: fails: {where(error, name)}") from error
+    for key, value in chosen.items():
+        if not searched[key].holds(value):
+            raise UserError(f"{name}: proposes {key} {value!r}, which is not in its range")
+    return chosen
+
+
 class Replay:
     """Plays CMA-ES forward, whose state lives in its asks: every ask and every end, in order."""
 
@@ -178,6 +215,8 @@ class Replay:
 
 def draws_at_random(search: Search, number: int) -> bool:
     """Whether a trial is drawn at random, whatever was seen."""
+    if is_own(search.sampler) and number < search.startup_trials:
+        return True
     if search.sampler == "random" or not search.random_share:
         return search.sampler == "random"
     draw = random.Random(derive_seed(search.seed, "explore", number))

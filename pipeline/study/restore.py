@@ -46,7 +46,6 @@ def as_file(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
     if "searched" in spec:
         domains = {name: _domain(domain) for name, domain in spec["searched"].items()}
         sections["parameters"] = _set(spec["fixed"]) | domains
-        sections["search"] = {**spec["search"], **rest.get("search", {})}
     else:  # of a candidate: its one setting
         pruner = {"pruner": "none"} if len(spec["objectives"]) > 1 else {}
         seeded = {"seed": spec["seed"], "objectives": spec["objectives"], **pruner}
@@ -57,7 +56,8 @@ def as_file(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
 
 def _recorded(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
     """The sections that are kept of a study, with the files that they name."""
-    return {**rest, "model": spec["model"]}
+    search = {**spec.get("search", {}), **rest.get("search", {})}
+    return {**rest, "model": spec["model"], "search": search}
 
 
 def _sources(spec: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:

@@ -27,12 +27,16 @@ def new_study(search: Search) -> Study:
     return optuna.create_study(directions=["minimize"] * len(search.objectives))
 
 
+def proposal_seed(search: Search, number: int, attempt: int = 0) -> int:
+    """Of the draws for a trial: of the search's seed and the trial's number alone."""
+    return derive_seed(search.seed, "propose", number, *((attempt,) if attempt else ())) % 2**32
+
+
 def new_sampler(name: str, search: Search, number: int, attempt: int = 0) -> BaseSampler:
     """One whose draws depend on the search's seed and the trial's number alone."""
     import optuna
 
-    again = (attempt,) if attempt else ()
-    seed = derive_seed(search.seed, "propose", number, *again) % 2**32
+    seed = proposal_seed(search, number, attempt)
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "gp":

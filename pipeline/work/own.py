@@ -11,6 +11,7 @@ from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
 from pipeline.study.propose import completed
+from pipeline.study.sampler_faults import sampler_faults
 
 
 def check_own(space: Space, shape: tuple[int, int, int]) -> None:
@@ -23,7 +24,7 @@ def check_own(space: Space, shape: tuple[int, int, int]) -> None:
 
 def own_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
     """A line for each fault, for images (C, H, W); of what relies on nothing that is faulty."""
-    for faults in (_likelihood_faults, family_faults, _metric_faults):
+    for faults in (_likelihood_faults, family_faults, _metric_faults, _sampler_faults):
         found = list(faults(space, shape))
         yield from found
         if found:
@@ -45,6 +46,10 @@ def _metric_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
 
     record, files = space.record(completed(space.searched, {})), space.section("evaluate")[SOURCES]
     yield from metric_faults(space.evaluate.metrics, files, record, shape)
+
+
+def _sampler_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
+    yield from sampler_faults(space)
 
 
 def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:

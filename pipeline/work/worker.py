@@ -26,7 +26,7 @@ from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
 from pipeline.study.ledger import LEASE_SECONDS, LeaseLost, Ledger
 from pipeline.study.numerics import of_proposals
-from pipeline.study.propose import Proposer
+from pipeline.study.propose import proposer_of
 from pipeline.study.prune import should_prune
 from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
@@ -76,7 +76,7 @@ class Worker:
         self.trainer = Trainer(job.space, self._paths, device, slot, alone=only is not None)
         self._stage = Stage(self._ledger, job.studies, job.space)
         rule = within(job.space, self.trainer.shape)
-        self._proposer = Proposer(job.space.searched, job.space.search, rule)
+        self._proposer = proposer_of(job.space, rule)
         self._meta = {
             **job.lineage,
             "host": socket.gethostname(),

@@ -20,11 +20,12 @@ def _examples(page: Path) -> list[str]:
     return [part.split("```")[0] for part in parts[1:]]
 
 
-EXAMPLE, LIKELIHOOD, METRICS = _examples(PAGE)
+EXAMPLE, LIKELIHOOD, METRICS, SAMPLER = _examples(PAGE)
 (READER,) = _examples(DOCS / "data.md")
 FILE, FAMILY = "my_models.py", "my_models.py:ResidualVAE"
 METRICS_FILE, READER_FILE = "my_metrics.py", "my_reader.py"
 LIKELIHOOD_FILE = "my_likelihoods.py"
+SAMPLER_FILE = "my_samplers.py"
 NAMED = {"metrics": [f"{METRICS_FILE}:sharpness", f"{METRICS_FILE}:errors"]}
 
 
@@ -36,12 +37,15 @@ def space_of(
     evaluate: dict[str, Any] = NAMED,
     likelihood: str | None = None,
     name: str = "StudentT",
+    sampler: str | None = None,
+    proposes: str = "Crossover",
     **parameters: Any,
 ) -> Space:
     """The space `own` of a folder with `my_models.py`, on digits, with these parameters.
 
     With the source of `my_metrics.py` also with those of its metrics that `evaluate` names; with
-    that of `my_likelihoods.py` with its class `name`.
+    that of `my_likelihoods.py` with its class `name`, with that of `my_samplers.py` with its class
+    `proposes`.
     """
     raw: dict[str, Any] = {
         "data": {"name": "digits"},
@@ -58,6 +62,9 @@ def space_of(
     if likelihood is not None:
         raw["model"] = {"likelihood": f"{LIKELIHOOD_FILE}:{name}"}
         (root / LIKELIHOOD_FILE).write_text(likelihood)
+    if sampler is not None:
+        raw["search"] |= {"sampler": f"{SAMPLER_FILE}:{proposes}", "startup_trials": 2, "trials": 4}
+        (root / SAMPLER_FILE).write_text(sampler)
     (root / "search_spaces").mkdir(parents=True, exist_ok=True)
     (root / "search_spaces" / "own.yaml").write_text(yaml.safe_dump(raw))
     (root / FILE).write_text(source)
