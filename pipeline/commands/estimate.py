@@ -1,8 +1,8 @@
-"""What a sweep would cost, for `check`: its images, weights, memory, minutes and disk.
+"""What a sweep would cost, for `check`: images, weights, multiply-adds, memory, minutes, disk.
 
-Nothing is read but the heads of data files, and nothing is written. Weights are counted on models
-without content (torch's meta device); minutes come from a few real steps of the centre's setting
-on random images, timed on this machine.
+Nothing is read but the heads of data files, and nothing is written. Weights and multiply-adds are
+counted on models without content (torch's meta device); minutes come from a few real steps of the
+centre's setting on random images, timed on this machine.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipeline.settings.space import Space
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.vae.cost import Size
     from pipeline.vae.model import VAE
 
 KNOWN = {  # images for training and testing, and their shape
@@ -57,21 +58,22 @@ def estimate_text(space: Space, machine: Machine, paths: Paths, images: Images) 
     if images.shape is None:
         return "\n".join([*lines, "  the rest once `prepare` has read the images"])
     shape = images.shape
-    weights = {n: _weights(shape, space.record(chosen)) for n, chosen in _corners(space)}
-    centre = weights["centre"]
-    low, high = min(weights.values()), max(weights.values())
-    span = f", {low:,} … {high:,} over the corners" if low < high else ""
+    sizes = [_size(space.record(chosen), shape) for _, chosen in _corners(space)]
+    weights = [size.weights for size in sizes]
+    forward = _span([size.multiply_adds for size in sizes], "multiply-adds an image")
     train = _training_images(space, images)
     step, batch, memory = time_steps(space, shape)
     memory += train * math.prod(shape)
     return "\n".join(
         [
             *lines,
-            f"  weights    {centre:,} at the centre{span}",
+            f"  weights    {_span(weights)}",
+            f"  forward    {forward}",
             f"  memory     about {_bytes(memory)} a worker: this process after its steps, and the"
             " training images",
+            f"  a trial    {_trial(space, train, step, batch)}",
             f"  time       {_time(space, machine, shape, train, step, batch)}",
-            f"  disk       {_disk(space, images, high)}",
+            f"  disk       {_disk(space, images, max(weights))}",
         ]
     )
 
@@ -191,16 +193,26 @@ def _corners(space: Space) -> Iterator[tuple[str, dict[str, Value]]]:
         )
 
 
-def _weights(shape: tuple[int, int, int], record: dict[str, Any]) -> int:
-    import torch
-
-    from pipeline.vae.model import build
+def _size(record: dict[str, Any], shape: tuple[int, int, int]) -> Size:
+    """Of the model of a full setting."""
+    from pipeline.vae.cost import count_size
     from pipeline.vae.setting import read_architecture
 
-    with torch.device("meta"):
-        return sum(
-            weight.numel() for weight in build(shape, read_architecture(record), 0).parameters()
-        )
+    return count_size(read_architecture(record), shape)
+
+
+def _span(counts: list[int], unit: str = "") -> str:
+    """The first, which is the centre's, and the ends of all."""
+    low, high = min(counts), max(counts)
+    said = f"{counts[0]:,}{' ' if unit else ''}{unit} at the centre"
+    return f"{said}, {low:,} … {high:,} over the corners" if low < high else said
+
+
+def _trial(space: Space, train: int, step: float, batch: int) -> str:
+    """What the centre's would take alone."""
+    search = space.search
+    seconds = search.epochs * math.ceil(train / batch) * step
+    return f"about {_minutes(seconds)} for {search.epochs} epochs with the centre's setting"
 
 
 def time_steps(space: Space, shape: tuple[int, int, int]) -> tuple[float, int, int]:
@@ -293,7 +305,7 @@ def _disk(space: Space, images: Images, weights: int) -> str:
 
 def _minutes(seconds: float) -> str:
     if seconds < 60:
-        return "a minute"
+        return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 

@@ -252,6 +252,8 @@ def test_check_counts_own_images(
     assert "3×8×9" in said
     # 216 pixels: (216 + 1) 8 + (8 + 1) 4 + (2 + 1) 8 + (8 + 1) 216
     assert "weights    3,740 at the centre\n" in said
+    assert "forward    3,504 multiply-adds an image at the centre\n" in said
+    assert re.search(r"a trial    about \d+ s for 5 epochs with the centre's setting\n", said)
 
 
 @pytest.mark.parametrize(
