@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -71,33 +73,24 @@ def look_at_npz(path: Path) -> tuple[tuple[int, ...], int]:
     return train.shape, len(test) if test is not None else 0
 
 
-def read_images(folder: Path, data: Data | None = None) -> RawData:
+def read_images(folder: Path, data: Data | None = None, scratch: Path | None = None) -> RawData:
     """A folder of png, jpg and bmp files, or of one subfolder of them for each class.
 
     Folders `train` and `test` of such a kind are the training and test images. All images have
     one size and are all grey or all RGB, unless `data` makes them so (see `read_image`). Hidden
     files are left out; any other file is an error. Raises UserError with the first file that cannot
     be used, and how many there are.
+
+    The images are pages of a file without a name in the folder `scratch`: they may be more than
+    memory holds.
     """
     train, test = image_files(folder)
     files = train + test
-    images, wrong = np.empty(0, np.uint8), list[UserError]()
     hasher = hashlib.sha256()
-    for index, (file, _) in enumerate(files):
-        try:
-            pixels = read_image(file, data)
-            if not images.size:
-                images = np.empty((len(files), *pixels.shape), np.uint8)
-            _check_shape(file, pixels.shape, images.shape[1:])
-        except UserError as error:
-            wrong.append(error)
-            continue
-        images[index] = pixels
-        hasher.update(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n".encode())
-    if wrong:
-        count = f" ({len(wrong)} of {len(files)} files cannot be used)" if wrong[1:] else ""
-        raise UserError(f"{wrong[0]}{count}")
-    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    with tempfile.TemporaryFile(dir=scratch) as store:
+        shape = _copy_pixels(files, folder, data, store, hasher)
+        store.flush()
+        images: np.ndarray = np.memmap(store, np.uint8, "r", shape=(len(files), *shape))
     classes = sorted({name for _, name in files})
     labels = np.array([classes.index(name) for _, name in files], np.int64)
     own = len(train)
@@ -109,6 +102,30 @@ def read_images(folder: Path, data: Data | None = None) -> RawData:
         classes,
         {"images": hasher.hexdigest()},
     )
+
+
+def _copy_pixels(
+    files: list[tuple[Path, str]], folder: Path, data: Data | None, store: IO[bytes], hasher: Any
+) -> tuple[int, int, int]:
+    """Writes the images one after the other, and their shape (C, H, W) is returned; `hasher` is fed
+    with the digests and names of the files. Raises UserError."""
+    first: tuple[int, ...] = ()
+    wrong: list[UserError] = []
+    for file, _ in files:
+        try:
+            pixels = read_image(file, data)
+            first = first or pixels.shape
+            _check_shape(file, pixels.shape, first)
+        except UserError as error:
+            wrong.append(error)
+            continue
+        store.write(pixels.transpose(2, 0, 1).tobytes())
+        hasher.update(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n".encode())
+    if wrong:
+        count = f" ({len(wrong)} of {len(files)} files cannot be used)" if wrong[1:] else ""
+        raise UserError(f"{wrong[0]}{count}")
+    height, width, channels = first
+    return channels, height, width
 
 
 def _check_shape(file: Path, shape: tuple[int, ...], first: tuple[int, ...]) -> None:

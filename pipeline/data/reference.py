@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 Split = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) uint8, labels (N,) int64
-CHUNK = 4096  # images; bounds the memory of the sums
+CHUNK = 2**22  # values; bounds the memory that many images take
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,19 @@ class PixelSums:
     histogram: np.ndarray  # (256,): how often each value occurs in all images together
 
 
+def at_once(images: np.ndarray) -> int:
+    """How many of them (N, C, H, W) are worked on together."""
+    return max(1, CHUNK // math.prod(images.shape[1:]))
+
+
 def pixel_sums(images: np.ndarray) -> PixelSums:
     """The sums over images, uint8 (N, C, H, W), chunk by chunk."""
     values = np.zeros(images.shape[1:], np.int64)
     squares = np.zeros(images.shape[1:], np.int64)
     histogram = np.zeros(256, np.int64)
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
+    step = at_once(images)
+    for start in range(0, len(images), step):
+        chunk = images[start : start + step]
         values += chunk.sum(axis=0, dtype=np.int64)
         squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.int64)
         histogram += np.bincount(chunk.ravel(), minlength=256)

@@ -46,7 +46,8 @@ def load(space: Space, machine: Machine, paths: Paths) -> RawData:
     if data.name == "images":
         if not path.is_dir():
             raise UserError(f"data.path: must be a folder of images, but got {path}: correct it")
-        return readers.read_images(path, data)
+        paths.state.mkdir(parents=True, exist_ok=True)
+        return readers.read_images(path, data, paths.state)
     if not path.is_file():
         raise UserError(f"data.path: must be a file, but there is none at {path}: correct it")
     if data.name == "npz":

