@@ -17,6 +17,7 @@ from pipeline.settings.deadline import deadline_at
 from pipeline.settings.validation import Section, read_yaml, show, validated
 
 DEVICE = re.compile(r"auto|cpu|idle|cuda(:\d+)?", re.ASCII)
+URL = re.compile(r"[a-z][a-z0-9]*(\+[a-z0-9]+)?://", re.ASCII)
 WORDS = {  # keys of `slurm` that are options of sbatch
     "partition": re.compile(r"[\w.,-]+", re.ASCII),
     "gres": re.compile(r"[\w.:,()-]+", re.ASCII),
@@ -93,6 +94,9 @@ class Machine(Section):
     tracking: str | None = Field(
         None, description="MLflow URI (default: SQLite); `none`: no MLflow"
     )
+    optuna: str | None = Field(
+        None, description="SQLAlchemy URL of an Optuna storage that follows each search"
+    )
     until: datetime | None = Field(
         None, description="`run` has an answer by this time, search and retrain alone stop then"
     )
@@ -127,6 +131,13 @@ class Machine(Section):
                 f"device must be auto, cpu, cuda, cuda:N or idle, but got {self.device!r}"
             )
         return self
+
+    @field_validator("optuna")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not URL.match(value):
+            raise ValueError("optuna must be a URL of SQLAlchemy, such as sqlite:///optuna.db")
+        return value
 
     @model_validator(mode="after")
     def _reachable_from_nodes(self) -> Machine:

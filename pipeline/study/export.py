@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OURS = "pipeline_study"  # of a study: this program's name of it
 VERSIONS = "version_info"  # a table that every storage of Optuna's has
+NUMBER = "number"  # of a trial: ours
 MARK = "pipeline_record"  # of a trial: the digest of what was exported
 
 
@@ -37,37 +38,74 @@ class Exported:
     written: int
 
 
-def export(space: Space, study: str, trials: Sequence[Trial], url: str) -> Exported:
+def export(
+    space: Space, study: str, trials: Sequence[Trial], url: str, *, live: bool = False
+) -> Exported:
     """Writes the trials that have ended into a study of that name in Optuna's storage `url`.
 
-    Given again, it adds what is new. Optuna's finished trials cannot be changed: where one of ours
-    went on from its rung since, the study is written anew. Raises UserError for a storage that does
-    not answer and for a study of that name that was not exported.
+    While the search is `live` also those at work, and as such those that wait at a rung. Given
+    again, it adds what is new. Optuna's finished trials cannot be changed: where one of ours went
+    on since, the study is written anew. Raises UserError for a storage that does not answer and for
+    a study of that name that was not exported.
     """
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    frozen = [_frozen(space, trial) for trial in trials if trial.state != State.RUNNING]
+    ours = {
+        trial.number: _frozen(space, trial, live)
+        for trial in trials
+        if live or trial.state != State.RUNNING
+    }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         _check_holds_nothing_else(space, url)
         storage = optuna.storages.RDBStorage(url)
         target = _open(space, study, storage)
-        there = [trial.user_attrs.get(MARK) for trial in target.get_trials(deepcopy=False)]
-        marks = [trial.user_attrs[MARK] for trial in frozen]
-        if there != marks[: len(there)]:
+        found = target.get_trials(deepcopy=False)
+        there = {int(each.user_attrs.get(NUMBER, -1)): each for each in found}
+        go_on = all(_goes_on(each, ours.get(number)) for number, each in there.items())
+        if len(there) < len(found) or not go_on:  # two have written at once, or others than these
             optuna.delete_study(study_name=study, storage=storage)
-            target, there = _open(space, study, storage), []
-        for trial in frozen[len(there) :]:
-            target.add_trial(trial)
+            target, there = _open(space, study, storage), {}
+        moved = [
+            _move(storage, each, ours[number]) for number, each in there.items() if number in ours
+        ]
+        new = [number for number in ours if number not in there]
+        for number in new:
+            target.add_trial(ours[number])
         storage.remove_session()
-    except (SQLAlchemyError, ImportError, optuna.exceptions.OptunaError) as error:
+    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
             f"export {space.name}: Optuna's storage does not take it ({said}): give a URL of"
             " SQLAlchemy, such as sqlite:///optuna.db"
         ) from None
-    return Exported(study, len(frozen), len(frozen) - len(there))
+    return Exported(study, len(ours), len(new) + sum(moved))
+
+
+def _goes_on(there: FrozenTrial, ours: FrozenTrial | None) -> bool:
+    """Whether a trial of the storage can come to be as ours is."""
+    if ours is None or there.state.is_finished():
+        known = ours is not None and there.user_attrs.get(MARK) == ours.user_attrs[MARK]
+        return known or not there.state.is_finished()
+    curve = ours.intermediate_values
+    same = all(curve.get(step) == value for step, value in there.intermediate_values.items())
+    return same and there.params == ours.params
+
+
+def _move(storage: Any, there: FrozenTrial, ours: FrozenTrial) -> bool:
+    """Brings a trial that is at work in the storage up to date; whether that changed it."""
+    if there.user_attrs.get(MARK) == ours.user_attrs[MARK] and there.state == ours.state:
+        return False
+    for step, value in ours.intermediate_values.items():
+        if step not in there.intermediate_values:
+            storage.set_trial_intermediate_value(there._trial_id, step, value)
+    for name, attribute in ours.user_attrs.items():
+        if there.user_attrs.get(name) != attribute:
+            storage.set_trial_user_attr(there._trial_id, name, attribute)
+    if ours.state.is_finished():
+        storage.set_trial_state_values(there._trial_id, ours.state, ours.values)
+    return True
 
 
 def _check_holds_nothing_else(space: Space, url: str) -> None:
@@ -115,8 +153,9 @@ def _open(space: Space, study: str, storage: Any) -> optuna.Study:
     return target
 
 
-def _frozen(space: Space, trial: Trial) -> FrozenTrial:
-    """A paused trial is one that was pruned at its rung: its NELBO there is its last value."""
+def _frozen(space: Space, trial: Trial, live: bool) -> FrozenTrial:
+    """A paused trial is one that was pruned at its rung: its NELBO there is its last value. As long
+    as it may go on, `live`, it is one at work."""
     import optuna
 
     objectives = space.search.objectives
@@ -125,26 +164,29 @@ def _frozen(space: Space, trial: Trial) -> FrozenTrial:
     searched = {name: space.searched[name] for name in chosen if name in space.searched}
     curve = {record["epoch"]: record[objectives[0]] for record in trial.curve}
     two = len(objectives) == 2  # Optuna has no intermediate values of two objectives
+    states = optuna.trial.TrialState
+    at_work = trial.state == State.RUNNING or (live and trial.state == State.PAUSED)
     state = {
-        State.COMPLETE: optuna.trial.TrialState.COMPLETE,
-        State.FAILED: optuna.trial.TrialState.FAIL,
-    }.get(trial.state, optuna.trial.TrialState.PRUNED)
+        State.COMPLETE: states.COMPLETE,
+        State.FAILED: states.FAIL,
+    }.get(trial.state, states.RUNNING if at_work else states.PRUNED)
     attributes = {
-        "number": trial.number,
+        NUMBER: trial.number,
         "state": str(trial.state),
         **{name: result[name] for name in (*PARTS, "best_epoch", "weights") if name in result},
         **({"reason": trial.reason.splitlines()[0]} if trial.reason else {}),
     }
     made = optuna.trial.create_trial(
         state=state,
-        values=[result[name] for name in objectives] if trial.result else None,
+        values=[result[name] for name in objectives] if trial.result and not at_work else None,
         params={name: _shown(chosen[name]) for name, domain in searched.items()},
         distributions={name: _distribution(domain) for name, domain in searched.items()},
         intermediate_values={} if two else curve,
         user_attrs={**attributes, MARK: digest([attributes, chosen, curve])},
     )
     made.datetime_start = _time(trial.started_ms)
-    made.datetime_complete = _time(trial.finished_ms or trial.started_ms)
+    if not at_work:
+        made.datetime_complete = _time(trial.finished_ms or trial.started_ms)
     return made
 
 

@@ -27,6 +27,7 @@ from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.patience import StorageAway
 from pipeline.study.reading import working
 from pipeline.sync.champion import register_winner, save_winner
+from pipeline.sync.optuna_study import LiveStudy
 from pipeline.sync.sweep import Sweep
 from pipeline.sync.system import Sampler
 from pipeline.tracking.mirror import Mirror
@@ -70,7 +71,7 @@ def following(
     Yields what to call with the name of each stage that ends; `done` is the last one that has ended
     before.
     """
-    if machine.tracking == "none":
+    if machine.tracking == "none" and machine.optuna is None:
         yield lambda stage: None
         return
     argv = [sys.executable, "-m", "pipeline", "mirror", space.name]
@@ -107,40 +108,58 @@ def follow(root: Path, machine: Machine, name: str) -> None:
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        said = _follow(root, machine, name)
+        for said in _follow(root, machine, name):
+            print(said, file=sys.stderr)
     except (MirrorUnavailable, StorageAway) as error:
-        said = f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on"
+        print(f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on", file=sys.stderr)
     except UserError as error:  # it is no error of the command, which may well succeed
-        said = f"sync {name}: {error}"
-    print(said, file=sys.stderr)
+        print(f"sync {name}: {error}", file=sys.stderr)
 
 
-def _follow(root: Path, machine: Machine, name: str) -> str:
+def _follow(root: Path, machine: Machine, name: str) -> Iterator[str]:
     paths = Paths(root, name)
     space = read(paths)  # what the command works from, however the sweep's file is edited
     command = _Command()
     ledger = _opened(storage_url(machine, paths), command)
-    sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
-    mirror = Mirror(*store_of(machine, paths))
-    sampler, pause = Sampler(sweep.samples), SHORTEST_SECONDS
+    looks: list[Callable[[str], bool]] = []
+    if machine.tracking != "none":
+        sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
+        mirror, sampler = Mirror(*store_of(machine, paths)), Sampler(sweep.samples)
+        looks.append(lambda done: _send(sweep, mirror, sampler, done))
+    if machine.optuna is not None:
+        looks.append(LiveStudy(space, paths, ledger.impatient(), machine.optuna).look)
+    pause = SHORTEST_SECONDS
     while not command.ended(pause):
-        sweep.done = command.done
         began = time.process_time()
-        runs = _changes(sweep)
-        if sweep.active is not None:
-            sampler.sample(sweep.active)
-        if runs:
-            try:
-                mirror.sync(name, runs, sweep.views())
-            except MirrorUnavailable:
-                sweep.forget()  # the next look sends it all
+        moved = [look(command.done) for look in looks]
+        if any(moved):
             pause = max((time.process_time() - began) / SHARE, SHORTEST_SECONDS)
         else:
             pause *= 2
         pause = min(pause, LONGEST_SECONDS)
     last = ledger.impatient(SHORTEST_SECONDS)  # the command has waited, or waits for us
     space = read(paths)  # whose budget a deadline may have chosen meanwhile
-    return _sync(Sweep(space, paths, last, done=command.done), machine)
+    if machine.optuna is not None:
+        study = LiveStudy(space, paths, last, machine.optuna)
+        study.look(command.done)
+        if said := study.text():
+            yield said
+    if machine.tracking != "none":
+        yield _sync(Sweep(space, paths, last, done=command.done), machine)
+
+
+def _send(sweep: Sweep, mirror: Mirror, sampler: Sampler, done: str) -> bool:
+    """Brings MLflow up to date; whether anything has moved."""
+    sweep.done = done
+    runs = _changes(sweep)
+    if sweep.active is not None:
+        sampler.sample(sweep.active)
+    if runs:
+        try:
+            mirror.sync(sweep.space.name, runs, sweep.views())
+        except MirrorUnavailable:
+            sweep.forget()  # the next look sends it all
+    return bool(runs)
 
 
 def _opened(url: str, command: _Command) -> Ledger:

@@ -129,3 +129,42 @@ def test_a_database_of_something_else_is_left_alone(space: Space, tmp_path: Path
     with pytest.raises(UserError, match="holds tables that are not Optuna's"):
         export(space, STUDY, [some(0, "complete", 25.0)], f"sqlite:///{file}")
     assert file.read_bytes() == before
+
+
+def test_while_a_search_goes_on_its_study_grows_in_place(space: Space, url: str) -> None:
+    """Whoever looks at it in a dashboard keeps looking at the same one."""
+    curve = [{"epoch": epoch, "nelbo_nats": 30.0 - epoch} for epoch in (1, 2, 3)]
+    trials = [some(0, "running", None, curve=curve[:1]), some(1, "paused", 28.0, curve=curve[:2])]
+    assert export(space, STUDY, trials, url, live=True) == Exported(STUDY, 2, 2)
+    assert export(space, STUDY, trials, url, live=True).written == 0
+    study = optuna.load_study(study_name=STUDY, storage=url)
+    assert [each.state.name for each in study.trials] == ["RUNNING", "RUNNING"]
+    assert study.trials[0].intermediate_values == {1: 29.0}
+    assert study.trials[1].user_attrs["state"] == "paused"
+
+    trials = [some(0, "running", None, curve=curve), some(1, "complete", 27.0, curve=curve)]
+    trials.append(some(2, "failed", None, curve=[]))
+    assert export(space, STUDY, trials, url, live=True) == Exported(STUDY, 3, 3)
+    trials[0] = some(0, "paused", 27.0, curve=curve)
+    assert export(space, STUDY, trials, url, live=True).written == 1
+    assert export(space, STUDY, trials, url) == Exported(STUDY, 3, 1)  # the search is over
+    assert export(space, STUDY, trials, url).written == 0
+    again = optuna.load_study(study_name=STUDY, storage=url)
+    assert again._study_id == study._study_id
+    assert [each.state.name for each in again.trials] == ["PRUNED", "COMPLETE", "FAIL"]
+    assert [each.value for each in again.trials] == [27.0, 27.0, None]
+    assert again.trials[0].intermediate_values == {1: 29.0, 2: 28.0, 3: 27.0}
+    assert again.trials[1].user_attrs["state"] == "complete"
+
+
+def test_a_trial_that_began_anew_or_was_written_twice_is_written_anew(
+    space: Space, url: str
+) -> None:
+    export(space, STUDY, [some(0, "running", None)], url, live=True)
+    other = some(0, "running", None, curve=[{"epoch": 1, "nelbo_nats": 20.0}])
+    assert export(space, STUDY, [other], url, live=True).written == 1
+    study = optuna.load_study(study_name=STUDY, storage=url)
+    assert [each.intermediate_values for each in study.trials] == [{1: 20.0}]
+    study.add_trial(study.trials[0])  # as by two that export at once
+    assert export(space, STUDY, [other], url, live=True).written == 1
+    assert len(optuna.load_study(study_name=STUDY, storage=url).trials) == 1
