@@ -136,7 +136,9 @@ class Machine(Section):
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is not None and not URL.match(value):
-            raise ValueError("optuna must be a URL of SQLAlchemy, such as sqlite:///optuna.db")
+            raise ValueError(
+                f"must be a URL of SQLAlchemy, such as sqlite:///optuna.db, but got {show(value)}"
+            )
         return value
 
     @model_validator(mode="after")
