@@ -44,7 +44,7 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
 def _serve(root: Path, store: Store, port: int) -> int:
     from pipeline.tracking.moved import came_along, take_along
     from pipeline.tracking.store import connect, outages, ui_command, write_app
-    from pipeline.tracking.views import links
+    from pipeline.tracking.views import COMPARE, SHARED, compare_link, links
 
     with tempfile.TemporaryDirectory() as folder:
         argv, extra = ui_command(store, Path(folder), port)
@@ -62,6 +62,12 @@ def _serve(root: Path, store: Store, port: int) -> int:
                 _say(f"  {name}: {runs_page(server, experiment.experiment_id)}")
                 for what, link in links(experiment.tags, experiment.experiment_id).items():
                     _say(f"    {what}: {server}/{link}")
+        both = [each for each in found.values() if each and SHARED + COMPARE in each.tags]
+        if len(both) > 1:
+            both = sorted(both, key=lambda each: each.last_update_time or 0)[-2:]
+            names = " and ".join(each.name for each in both)
+            link = compare_link([each.experiment_id for each in both])
+            _say(f"  {names}: {server}/{link}")
         with guarded(argv, {**os.environ, **extra}) as process:
             return process.wait()
 

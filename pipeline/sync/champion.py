@@ -7,13 +7,17 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record import open_stage
+from pipeline.results.keys import HEADLINE
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
-from pipeline.sync.outputs import Outputs, model_place, winner_digest, winner_model
+from pipeline.sync.outputs import Outputs, description, model_place, winner_digest, winner_model
 from pipeline.sync.sweep import Sweep
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import Score
+
+TEST = tuple(f"test_{name}" for name in HEADLINE)
+FIGURE = "get-artifact?path=figures/reconstructions.png&run_uuid={}"
 
 
 def save_winner(sweep: Sweep) -> None:
@@ -40,10 +44,24 @@ def register_winner(sweep: Sweep, uri: str, run_ids: dict[str, str]) -> str:
     if run_id is None or not winner_model(sweep.paths).exists():
         return ""
     score = _score(outputs.winner["values_nelbo_nats"], outputs.config)
-    winner = Winner(run_id, model_place(sweep.paths), winner_digest(sweep.paths), score)
+    page = version_page(sweep, outputs, run_id)
+    place, digest = model_place(sweep.paths), winner_digest(sweep.paths)
+    winner = Winner(run_id, place, digest, score, page=page)
     registration = register(uri, sweep.space.name, winner, judge)
     alias = "champion" if registration.champion else "not the champion"
     return f"; model version {registration.version} ({alias}: {registration.reason})"
+
+
+def version_page(sweep: Sweep, outputs: Outputs, run_id: str) -> str:
+    """Markdown of a version: what it is of, its settings and figures, and its reconstructions."""
+    assert outputs.winner is not None
+    study, figures = outputs.winner["study"], outputs.figures()
+    names = [name for name in ("validation_nelbo_nats", *TEST) if name in figures]
+    rows = [f"| `{name}` | {figures[name]:.4f} |" for name in names]
+    # Of the run of the study, which has it once it is drawn.
+    drawn = f"![]({FIGURE.format(run_id)})"
+    table = "\n".join(["| metric | value |", "|---|---|", *rows])
+    return "\n\n".join([description(sweep.space, study, outputs), table, drawn])
 
 
 def judge(champion: Score, newcomers: list[Score]) -> tuple[bool, str]:

@@ -64,7 +64,7 @@ def save_model(folder: Path, weights: Path, config: Path) -> None:
             loader_module=__name__,
             data_path=str(data),
             code_paths=[str(code)],
-            mlflow_model=_description(),
+            mlflow_model=_description(config),
             pip_requirements=[f"{name}=={_public(version(name))}" for name in REQUIREMENTS],
         )
         write_json(temporary / DIGESTS, _digests(temporary))
@@ -260,13 +260,17 @@ def _load_pyfunc(data_path: str) -> VaeModel:
     return VaeModel(load_model(folder / WEIGHTS, folder / CONFIG))
 
 
-def _description() -> Model:
-    """The params alone: a schema of the input would admit one type and one shape."""
+def _description(config: Path) -> Model:
+    """The params, and what the usual mode answers. A schema of the input would admit one type and
+    one shape."""
     from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import ParamSchema, ParamSpec
+    from mlflow.types.schema import ParamSchema, ParamSpec, Schema, TensorSpec
 
     specs = [ParamSpec(name, dtype, default) for name, (dtype, default) in PARAMS.items()]
-    return Model(signature=ModelSignature(params=ParamSchema(specs)))
+    shape = json.loads(config.read_text(encoding="utf-8"))["shape"]
+    images = TensorSpec(np.dtype(np.float32), (-1, *shape), "images")
+    signature = ModelSignature(outputs=Schema([images]), params=ParamSchema(specs))
+    return Model(signature=signature)
 
 
 def _public(version: str) -> str:

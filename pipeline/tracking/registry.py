@@ -78,6 +78,7 @@ class Winner:
     digest: str  # what identifies the model: the same digest is the same version
     score: Score
     tags: dict[str, str] = field(default_factory=dict)
+    page: str = ""  # Markdown: what its version shows below the reason
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def register(uri: str, name: str, winner: Winner, judge: Judge) -> Registration:
     """Makes the winner a version of the model `name` and decides about the aliases, once.
 
     It is the champion if there was none, or if `judge` says so of what was measured alike; else it
-    is the challenger, with the reason as its description. A winner that is registered already
-    changes nothing, not even an alias that a person moved since. Raises MirrorUnavailable when the
-    store fails; the next call goes on from there.
+    is the challenger. The reason is the first line of its description. A winner that is registered
+    already changes nothing, not even an alias that a person moved since. Raises MirrorUnavailable
+    when the store fails; the next call goes on from there.
     """
     with outages(uri):
         client = connect(uri)
@@ -103,7 +104,7 @@ def register(uri: str, name: str, winner: Winner, judge: Judge) -> Registration:
         aliases = client.get_registered_model(name).aliases
         reason = version.tags.get(DECISION_TAG)
         if reason is None:
-            reason = _decide(client, version, winner.score, aliases.get(CHAMPION), judge)
+            reason = _decide(client, version, winner, aliases.get(CHAMPION), judge)
             aliases = client.get_registered_model(name).aliases
         return Registration(int(version.version), aliases.get(CHAMPION) == version.version, reason)
 
@@ -138,15 +139,16 @@ def _create(client: MlflowClient, name: str, winner: Winner) -> ModelVersion:
 
 
 def _decide(
-    client: MlflowClient, version: ModelVersion, score: Score, champion: str | None, judge: Judge
+    client: MlflowClient, version: ModelVersion, winner: Winner, champion: str | None, judge: Judge
 ) -> str:
     """Moves the aliases; the decision's tag is written last, so a crash is decided again."""
     name = version.name
     if champion == version.version:  # it was interrupted after the alias had moved
-        better, reason = True, version.description or "the first version"
+        better, reason = True, (version.description or "the first version").splitlines()[0]
     else:
-        better, reason = _judge(client, version, score, champion, judge)
-    client.update_model_version(name, version.version, reason)
+        better, reason = _judge(client, version, winner.score, champion, judge)
+    said = f"{reason}\n\n{winner.page}" if winner.page else reason
+    client.update_model_version(name, version.version, said)
     if champion not in (None, version.version):
         client.set_model_version_tag(name, version.version, AGAINST_TAG, champion)
         if better:

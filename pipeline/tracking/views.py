@@ -12,8 +12,10 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 NELBO = "best_nelbo_nats"
@@ -26,13 +28,15 @@ SHARED = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
 SHARE_KEY = "viewStateShareKey"
 KEYS = ("trials", "candidates")
+COMPARE = "compare"
+SHOWN = ("family", "latent_dim", "lr", "batch_size", "epochs")  # which any two sweeps have
 
 
 @dataclass(frozen=True)
 class View:
     """A table and charts of some runs."""
 
-    key: str  # one of KEYS
+    key: str  # one of KEYS, or COMPARE
     name: str
     runs: str  # MLflow's filter
     columns: list[str]
@@ -114,6 +118,27 @@ def views_of(study: str, searched: dict[str, dict[str, Any]], changed_ms: int) -
     return [trials, candidates]
 
 
+def compared() -> View:
+    """The candidates of two sweeps. MLflow shows it if both have it, so it is the same for all."""
+    columns = ["attributes.`Experiment Name`", *map(_metric, METRICS)]
+    columns += [*(f"params.`{name}`" for name in SHOWN), "tags.`search_study`", "tags.`state`"]
+    curves = [_line(name) for name in CURVES]
+    return View(
+        key=COMPARE,
+        name="Candidates of two sweeps",
+        runs="tags.kind = 'candidate'",
+        columns=columns,
+        charts={"Seeds": [{"type": "BAR", "metricKey": NELBO}], "Curves": curves},
+        changed_ms=0,
+    )
+
+
+def compare_link(experiment_ids: Sequence[str]) -> str:
+    """The address of the candidates of several experiments, from # on."""
+    ids = quote(json.dumps(list(experiment_ids), separators=(",", ":")))
+    return f"#/compare-experiments/s?experiments={ids}&{SHARE_KEY}={COMPARE}"
+
+
 def links(tags: dict[str, str], experiment_id: str) -> dict[str, str]:
     """Of the views that an experiment's tags hold, what there is to see, and the address from # on.
 
@@ -132,11 +157,22 @@ def send_views(client: MlflowClient, experiment_id: str, views: Sequence[View]) 
     The lines below the first are a person's, and so is the first if it holds no such link.
     """
     held = client.get_experiment(experiment_id).tags
-    wanted = dict(view.tag() for view in views)
-    wanted[NOTE] = _note(held.get(NOTE, ""), links(wanted, experiment_id))
+    wanted = dict(view.tag() for view in [*views, compared()])
+    there = links(wanted, experiment_id)
+    if other := _other(client, experiment_id):
+        there[f"compare with {other.name}"] = compare_link([experiment_id, other.experiment_id])
+    wanted[NOTE] = _note(held.get(NOTE, ""), there)
     for key, value in wanted.items():
         if held.get(key) != value:
             client.set_experiment_tag(experiment_id, key, value)
+
+
+def _other(client: MlflowClient, experiment_id: str) -> Experiment | None:
+    """Of the other sweeps the one that came last."""
+    has_it = f"tags.`{SHARED}{COMPARE}` LIKE '%'"
+    found = client.search_experiments(filter_string=has_it, max_results=1000)
+    others = [each for each in found if each.experiment_id != experiment_id]
+    return max(others, key=lambda each: (each.creation_time or 0, each.experiment_id), default=None)
 
 
 def _note(held: str, links: dict[str, str]) -> str:

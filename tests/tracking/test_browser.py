@@ -18,6 +18,14 @@ from servers import DEADLINE, answers, wait_for
 from surroundings import free_port
 
 from pipeline.commands import ui
+from pipeline.paths import Paths
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import load_space
+from pipeline.study.ledger import Ledger, storage_url
+from pipeline.sync.sweep import Sweep
+from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.store import connect, store_of
+from pipeline.tracking.views import compare_link
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -134,6 +142,35 @@ def test_one_link_shows_means_of_candidates_over_their_seeds(page: Page, runs_pa
     expect(page.get_by_text("(average)").first).to_be_visible()
     page = follow(page, "candidates in charts")
     expect(page.get_by_text("1 Means over seeds").first).to_be_visible()
+
+
+def test_a_version_shows_what_it_is_of_its_figures_and_a_drawing(
+    page: Page, runs_page: str
+) -> None:
+    page.goto(f"{runs_page.partition('#')[0]}#/models/tiny/versions/1")
+    expect(page.get_by_text("the first version").first).to_be_visible()
+    expect(page.get_by_role("link", name="study tiny")).to_be_visible()  # where it comes from
+    expect(page.get_by_role("cell", name="test_nelbo_nats")).to_be_visible()
+    drawn = page.locator("img[src*='reconstructions.png']")
+    expect(drawn).to_have_js_property("complete", True)
+    assert drawn.evaluate("image => image.naturalWidth") > 100
+    expect(page.get_by_text("Outputs (1)")).to_be_visible()  # of the schema
+
+
+def test_one_link_shows_two_sweeps_beside_each_other(
+    page: Page, runs_page: str, sweep: Path
+) -> None:
+    paths, machine = Paths(sweep, "tiny"), Machine()
+    shown = Sweep(load_space(sweep, "tiny"), paths, Ledger(storage_url(machine, paths)))
+    store = store_of(machine, paths)
+    Mirror(*store).sync("other", shown.changes(), shown.views())
+    other = connect(store.uri).get_experiment_by_name("other")
+    assert other
+    page.goto(f"{runs_page.partition('#')[0]}{compare_link(['1', other.experiment_id])}")
+    expect(page.get_by_role("columnheader", name="Experiment Name").first).to_be_visible()
+    for name in ("tiny", "other"):
+        expect(page.get_by_role("link", name=name, exact=True).first).to_be_visible()
+    expect(page.get_by_role("link", name=TRIAL)).to_have_count(0)
 
 
 def test_trials_sort_by_nelbo_and_compare(page: Page, runs_page: str, sweep: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from records import START, Store, study
 
 from pipeline.sync.champion import judge
-from pipeline.tracking.registry import Registration, Score, Winner, register
+from pipeline.tracking.registry import DECISION_TAG, Registration, Score, Winner, register
 from pipeline.tracking.store import MirrorUnavailable
 
 SCORE = Score(240.0, 0.25, 3, "data-1", "gaussian", "0.7")
@@ -153,3 +153,13 @@ def test_a_score_of_before_sigma_was_recorded_can_be_read() -> None:
     gaussian = Score.from_tags(tags | {"vae_pipeline.likelihood": "gaussian"})
     assert gaussian
     assert gaussian.sigma == "not recorded"
+
+
+def test_a_page_stands_below_the_reason(store: Store, run_id: str) -> None:
+    winner = Winner(run_id, "model", "a", SCORE, page="Sweep **tiny**\n\n| metric | value |")
+    entered = register(store.uri, store.name, winner, judge)
+    (held,) = store.client.search_model_versions(f"name = '{store.name}'")
+    assert held.description == f"{entered.reason}\n\n{winner.page}"
+    store.client.delete_model_version_tag(store.name, held.version, DECISION_TAG)  # interrupted
+    assert register(store.uri, store.name, winner, judge).reason == entered.reason
+    assert store.client.get_model_version(store.name, held.version).description == held.description

@@ -20,7 +20,7 @@ from pipeline.sync import shown
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.compare import differences
 from pipeline.tracking.store import store_of
-from pipeline.tracking.views import NOTE, SHARED, links, views_of
+from pipeline.tracking.views import COMPARE, NOTE, SHARED, compare_link, links, views_of
 
 
 @pytest.fixture
@@ -69,6 +69,24 @@ def test_a_view_finds_its_runs_and_the_experiment_links_to_it(desk: Desk, store:
         for link in links(held, store.experiment_id).values():
             assert f"]({link})" in held[NOTE]
             assert f"/{store.experiment_id}/" in link
+
+
+def test_two_sweeps_have_one_view_that_compares_them(desk: Desk, store: Store) -> None:
+    """MLflow shows it if the tag is the same on both."""
+    sync(desk, store)
+    assert "[compare with " not in tags(store)[NOTE]
+    sweep = Sweep(desk.space, desk.paths, desk.ledger)
+    store.mirror().sync("other", sweep.changes(), sweep.views())
+    sync(desk, store)
+    mine, other = (store.client.get_experiment_by_name(name) for name in ("tiny", "other"))
+    link = compare_link([mine.experiment_id, other.experiment_id])
+    assert f"[compare with other]({link})" in mine.tags[NOTE]
+    assert not set(link) & set('[]"() ')  # which Markdown would take for its own
+    assert mine.tags[SHARED + COMPARE] == other.tags[SHARED + COMPARE]
+    view = state(mine.tags[SHARED + COMPARE])
+    both = [mine.experiment_id, other.experiment_id]
+    assert len(store.client.search_runs(both, view["searchFilter"])) == 4
+    assert view["selectedColumns"][0] == "attributes.`Experiment Name`"
 
 
 def test_nothing_is_written_twice(
