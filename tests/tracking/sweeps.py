@@ -68,7 +68,7 @@ class Desk:
                    {**entry, "sentence": "It won.", "values_nelbo_nats": [96.0, 97.0]})  # fmt: skip
         write_text(self.paths.retrain / "candidates.csv", "candidate\n0\n")
         write_text(self.paths.retrain / "model.safetensors", "the weights")
-        record = {"data_sha256": DATA, "likelihood": "bernoulli", "sigma": None}
+        record = {"data_sha256": DATA, "likelihood": "bernoulli", "sigma": None, "shape": [1, 8, 8]}
         write_json(self.paths.retrain / "config.json", record)
         figures = {"nelbo_nats": 95.0, "recon_nats": 85.0, "kl_nats": 10.0, "seeds": {"count": 2}}
         write_json(self.paths.evaluate / "metrics.json", figures)
