@@ -1,6 +1,7 @@
 """What policies find on landscapes that are drawn from recorded learning curves.
 
     python -m bench.landscape [--table FILE] [--landscapes 20] [--first 0] [--workers 4]
+                              [--observations FILE | --agree 0.8]
 
 `FILE` (bench/landscape-fashion.csv) has a row an epoch of real trainings: 205 of this project's, of
 179 settings of a wide space on 10 000 Fashion-MNIST images for 16 epochs, and 26 repeats. A
@@ -14,6 +15,12 @@ has been seen): after 10, 20 and 40 trainings, and its mean over trainings 1 to 
 of time that workers idle; the end, without noise, of the better of the two settings that would be
 retrained; all as medians over landscapes; and the ratio of the areas to the first policy's with a
 95 % bootstrap interval.
+
+*informed* begins with observations of other data, *misled* with the same, their ranks reversed:
+those of a table of kept trials (bench/mnist.trials.jsonl: 40 of this very space on 11 000 MNIST
+images, from a search by rungs) or, with `--agree R`, 40 random settings, ranked by R times what the
+landscape gives plus √(1 − R²) times a function that is drawn from the kernel alone, both brought to
+normal ranks.
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.observations import of_file, simulated
 from bench.policies import POLICIES, Policy
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import load_space
@@ -137,18 +145,19 @@ class _Gp:
             self._mean + self._kernel(points, self.inputs) @ self._solve @ self._outputs
         )
 
-    def draw(self, generator: np.random.Generator) -> Callable[[Array], Array]:
-        """A function of the posterior (Matheron's rule over random Fourier features; Wilson et al.,
-        arXiv 2002.09309)."""
+    def prior(self, generator: np.random.Generator) -> Callable[[Array], Array]:
+        """A function that knows no data, of random Fourier features."""
         shape = (FEATURES, len(self.widths))
         tails = generator.chisquare(5, size=(FEATURES, 1)) / 5  # Matérn 5/2: a t distribution
         omega = generator.standard_normal(shape) / np.sqrt(tails) / self.widths
         phase = generator.uniform(0, 2 * math.pi, FEATURES)
         weights = generator.standard_normal(FEATURES) * math.sqrt(2 * self.variance / FEATURES)
 
-        def prior(points: Array) -> Array:
-            return np.asarray(np.cos(points @ omega.T + phase) @ weights)
+        return lambda points: np.asarray(np.cos(points @ omega.T + phase) @ weights)
 
+    def draw(self, generator: np.random.Generator) -> Callable[[Array], Array]:
+        """A function of the posterior (Matheron's rule; Wilson et al., arXiv 2002.09309)."""
+        prior = self.prior(generator)
         errors = generator.standard_normal(len(self.inputs)) * math.sqrt(self.white)
         update = self._solve @ (self._outputs - prior(self.inputs) - errors)
         return lambda points: np.asarray(
@@ -170,12 +179,18 @@ class Landscape:
         curves = self.curves(some)
         self.best = float(curves[:, -1].min())
         self.mean_cost = float(np.mean([self.cost(s) for s in table.settings]))
+        self.observations: list[dict[str, Value]] = []  # of elsewhere
 
     def curves(self, settings: list[dict[str, Value]]) -> Array:
         """(n, epochs) NELBOs in nats, without noise."""
         points = np.array([self._table.encode(s) for s in settings])
         scores = np.stack([function(points) for function in self._functions], axis=1)
         return self._table.curve(scores)
+
+    def strange(self, settings: list[dict[str, Value]]) -> Array:
+        """(n) values of a function as smooth as its first component, which it does not know."""
+        points = np.array([self._table.encode(s) for s in settings])
+        return self._table.gps[0].prior(np.random.default_rng([self.number, 1]))(points)
 
     def train(self, setting: dict[str, Value], seed: int) -> Array:
         """The curve of one training."""
@@ -254,10 +269,13 @@ def play(policy: Policy, land: Landscape, workers: int) -> Outcome:
     return Outcome(hand, 1 - busy / (workers * min(now, end)), final)
 
 
-def _one(arguments: tuple[Path, str, int, int]) -> tuple[str, int, list[float]]:
-    table_file, name, number, workers = arguments
+def _one(arguments: tuple[Path, str, int, int, Path | float]) -> tuple[str, int, list[float]]:
+    table_file, name, number, workers, told = arguments
     land = Landscape(_table(table_file), number)
     space = load_space(ROOT / "bench", "landscape")
+    land.observations = (
+        of_file(told, space) if isinstance(told, Path) else simulated(land, space, told)
+    )
     outcome = play(POLICIES[name](space, land, workers), land, workers)
     unit = land.epochs * land.mean_cost / workers
     curve = [outcome.regret(n * unit, land.best) for n in range(1, TRAININGS + 1)]
@@ -305,11 +323,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first landscape")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--observations", type=Path, default=ROOT / "bench" / "mnist.trials.jsonl")
+    parser.add_argument("--agree", type=float, help="simulated observations instead: 1 agree, -1")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     _table(options.table)
     numbers = range(options.first, options.first + options.landscapes)
-    jobs = [(options.table, name, n, options.workers) for n in numbers for name in options.policies]
+    told = options.observations if options.agree is None else options.agree
+    each = [(n, name) for n in numbers for name in options.policies]
+    jobs = [(options.table, name, n, options.workers, told) for n, name in each]
     found: dict[str, dict[int, list[float]]] = defaultdict(dict)
     with Pool(options.processes) as pool:
         for name, number, figures in pool.imap_unordered(_one, jobs):

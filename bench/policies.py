@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,10 +11,11 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
+from pipeline.study.informing import first_tried
 from pipeline.study.plan import Planner
-from pipeline.study.propose import Proposer, centre
+from pipeline.study.propose import Proposer
 from pipeline.study.rows import Part
-from pipeline.study.sampler import ask, distribution, encode
+from pipeline.study.sampler import ask, centre, distribution, encode
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Land(Protocol):
 
     number: int
     epochs: int
+    observations: list[dict[str, Value]]  # of elsewhere, best first
 
     def guess(self, setting: dict[str, Value]) -> float: ...
 
@@ -49,13 +51,21 @@ class Policy(Protocol):
 class Ours:
     """The project's planner and proposer."""
 
-    def __init__(self, space: Space, land: Land, workers: int, **changes: Any):
+    def __init__(
+        self,
+        space: Space,
+        land: Land,
+        workers: int,
+        observations: Sequence[dict[str, Value]] = (),
+        **changes: Any,
+    ):
         extra = {"trials": 10**6, "epochs": land.epochs, "parallelism": workers,
                  "seed": land.number, **changes}  # fmt: skip
         search = space.search.model_validate({**space.search.model_dump(), **extra})
         self._space = space.model_copy(update={"search": search})
         self._planner = Planner(self._space)
-        self._proposer = Proposer(space.searched, search)
+        first = first_tried(space.searched, search, observations, lambda chosen: True)
+        self._proposer = Proposer(space.searched, search, informing=first)
         self._land = land
         self._curves: dict[int, list[float]] = {}
 
@@ -88,6 +98,7 @@ class Ours:
             over = epoch == self._space.search.epochs
             change["state"] = State.COMPLETE if over else State.PAUSED
             change["result"] = {"nelbo_nats": min(self._curves[job.trial])}
+            change["curve"] = [{"nelbo_nats": each} for each in self._curves[job.trial]]
             self._planner.update([replace(part, **change)])
         else:
             self._planner.update([replace(part, **change)])
@@ -178,5 +189,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "rungs 1 2 4 8 16": lambda *a: Ours(*a, rungs=[1, 2, 4, 8, 16]),
     "rungs, halving": lambda *a: Ours(*a, rungs=[1, 2, 4, 8, 16], reduction_factor=2),
     "rungs, a third at random": lambda *a: Ours(*a, random_share=1 / 3),
+    "rungs, informed": lambda s, land, w: Ours(s, land, w, land.observations),
+    "rungs, misled": lambda s, land, w: Ours(s, land, w, land.observations[::-1]),
     "rungs, random": lambda *a: Ours(*a, sampler="random"),
 }

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.audit import epochs, kept
 from pipeline.audit.book import Book
 from pipeline.audit.text import different
+from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
+from pipeline.settings.hyperparameters import Value
 from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
@@ -48,10 +50,15 @@ def findings(book: Book) -> Iterator[str]:
     for part in parts:
         for line in _alone(space, part, book.steps["train"]):
             yield f"{FILE}: {_name(part)}: {line}"
-    yield from kept.findings(book)
     trials = trials_of(parts)
     yield from sizes(FILE, space, trials)
-    yield from _course(book, parts)
+    try:
+        begins = kept.begins(book)
+    except UserError as error:
+        yield f"{FILE}: what it began with cannot be told: {error}"
+    else:
+        yield from kept.findings(parts, begins.parts)
+        yield from _course(book, parts, begins.informing)
     yield from _outputs(book, parts, trials)
 
 
@@ -93,13 +100,13 @@ def _alone(space: Space, part: Part, images: int) -> Iterator[str]:
     yield from epochs.findings(setting, space.search.epochs, images, part, part.until)
 
 
-def _course(book: Book, parts: list[Part]) -> Iterator[str]:
+def _course(book: Book, parts: list[Part], informing: Sequence[dict[str, Value]]) -> Iterator[str]:
     """Plays the search forward: the place of each part, who was promoted, what was proposed."""
     space, images = book.space, book.steps["train"]
     channels, height, width = book.manifest["shape"]
     shape = (channels, height, width)
     planner = Planner(space)
-    proposer = proposer_of(space, within(space, shape))
+    proposer = proposer_of(space, within(space, shape), informing)
     if space.search.total_epochs or not space.searched:
         due = belonging(space, parts)
         if len(due) != len(parts) or (not space.searched and parts):

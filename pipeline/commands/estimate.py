@@ -170,7 +170,7 @@ def _training_images(space: Space, images: Images) -> int:
 
 def _corners(space: Space) -> Iterator[tuple[str, dict[str, Value]]]:
     """The centre, and the settings at the ends of all that decides the weights."""
-    from pipeline.study.propose import centre
+    from pipeline.study.sampler import centre
 
     middle = centre(space.searched)
     yield "centre", middle
@@ -220,7 +220,7 @@ def time_steps(space: Space, shape: tuple[int, int, int]) -> tuple[float, int, i
     import psutil
     import torch
 
-    from pipeline.study.propose import centre
+    from pipeline.study.sampler import centre
     from pipeline.vae.model import build
     from pipeline.vae.setting import read_architecture
 
@@ -279,7 +279,7 @@ def _time(
 
 def _centre_cost(space: Space, shape: tuple[int, int, int], train: int) -> int:
     """Of an epoch, as the clock of the search counts."""
-    from pipeline.study.propose import centre
+    from pipeline.study.sampler import centre
     from pipeline.vae.cost import epoch_cost
     from pipeline.vae.setting import read_setting
 

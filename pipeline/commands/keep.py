@@ -15,7 +15,7 @@ from pipeline.settings.observations import SUFFIX
 from pipeline.settings.space import NAME, Space
 from pipeline.study.identity import TRAINING_SEMANTICS, search_study
 from pipeline.study.keeping import contradictions, kept_of, merged, origin_of
-from pipeline.study.kept import Kept, table_text
+from pipeline.study.kept import Kept, Origin, table_text
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import PATIENCE_SECONDS
 from pipeline.study.reading import reading
@@ -51,9 +51,15 @@ def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> l
         lines.append(f"{file} was another table: a search that names it begins anew with this one")
     return [
         *lines,
-        f"{file}: {len(found)} trials: commit it, and begin a search with them by `observations:"
-        f" {file}` under `search`",
+        f"{file}: {len(found)} trials of {_of(found[-1].origin)}: commit it, and begin a search"
+        f" with them by `observations: {file}` under `search`",
     ]
+
+
+def _of(origin: Origin) -> str:
+    """Of which data and model all trials of a table are."""
+    model = ", ".join(f"{key} {value}" for key, value in origin.model.items() if value is not None)
+    return f"data {origin.data[:12]}, {model}"
 
 
 def _chosen(ledger: Ledger, name: str, only: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -55,7 +55,7 @@ class Search(Section):
         default=[], description="settings to try first; what one leaves out is at its centre"
     )
     observations: Observations | None = Field(
-        None, description="a table of kept trials that the search begins with"
+        None, description="a table of kept trials that the search begins with or is informed by"
     )
     pruner: Literal["rungs", "none", "median", "percentile"] = Field(
         "rungs", description="which trials end before their last epoch"

@@ -10,10 +10,12 @@ from pipeline.figures import advice, atlas, passes, report, style
 from pipeline.figures.importance import importance
 from pipeline.figures.inputs import read_inputs
 from pipeline.figures.trials import ascending
+from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.record import INPUTS, open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
+from pipeline.study.observations import beginning
 from pipeline.study.receipt import read_studies, recorded_part
 from pipeline.study.sources import Source, sources
 from pipeline.vae.checkpoint import load_model
@@ -50,4 +52,8 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
 
 def _sources(space: Space, paths: Paths) -> list[Source]:
     (study,) = read_studies(paths.search_record)
-    return sources(space, [recorded_part(study["study"], part) for part in study["trials"]])
+    manifest = read_json(paths.manifest)
+    shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
+    begins = beginning(space, paths, study["study"], manifest["sha256"], shape, images)
+    parts = [recorded_part(study["study"], part) for part in study["trials"]]
+    return sources(space, parts, begins.informing)

@@ -50,7 +50,8 @@ def run(
                      manifest["counts"]["train"])  # fmt: skip
     news = _news(space, study, ledger, kept)
     ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
-    run_studies("search", space, machine, paths, ledger, [study], {}, late, news)
+    run_studies("search", space, machine, paths, ledger, [study], {}, late, news,
+                kept.informing)  # fmt: skip
     parts = belonging(space, ledger.parts(study.id))
     trials = trials_of(parts)
     best = _best(space, study, parts)

@@ -46,9 +46,8 @@ def forecast(space: Space, shape: Shape | None = None, images: int = 0) -> Forec
     shorter = {"trials": trials, "total_epochs": total, "stop": None}
     space = space.model_copy(update={"search": search.model_copy(update=shorter)})
     drawing = search.model_copy(update={"sampler": "random", "random_share": 0.0})
-    proposer = Proposer(space.searched, drawing)
-    if shape:
-        proposer = Proposer(space.searched, drawing, within(space, shape))
+    rule = within(space, shape) if shape else lambda chosen: True
+    proposer = Proposer(space.searched, drawing, rule)
     drawn: list[tuple[dict[str, Value], int]] = []  # by trial: its parameters, an epoch's cost
     played: list[Part] = []
     for play in range(plays):

@@ -1,4 +1,4 @@
-"""What a search begins with: the kept trials that count as its own.
+"""What a search begins with: the kept trials that count as its own, and those that inform it.
 
 A trial counts where nothing but the space has changed: the data, the likelihood, the objectives,
 the epochs and the semantics of training are those of the study, and its setting is one that the
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.results.keys import KEPT
 from pipeline.results.states import State
@@ -25,6 +26,7 @@ from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
 from pipeline.study.constraints import within
 from pipeline.study.identity import TRAINING_SEMANTICS
+from pipeline.study.informing import first_tried, observed
 from pipeline.study.kept import Kept, Origin, read_table
 from pipeline.study.plan import Planner
 from pipeline.study.rows import Part
@@ -38,10 +40,13 @@ Fit = tuple[dict[str, Value] | None, str]  # the searched parameters; or why a t
 
 @dataclass(frozen=True)
 class Beginning:
-    """The parts of the kept trials, and why others of the table are none."""
+    """The parts of the kept trials that count, those that inform, and why others do not."""
 
     parts: list[Part]
-    left_out: dict[str, int]  # reason: how many
+    left_out: dict[str, int]  # of those that could count; reason: how many
+    informing: list[dict[str, Value]] = field(default_factory=list)  # settings to try first
+    observations: int = 0  # that these are the best of
+    passed_over: dict[str, int] = field(default_factory=dict)  # of those that could inform
 
     @property
     def trials(self) -> int:
@@ -51,8 +56,15 @@ class Beginning:
     def text(self) -> str:
         """In words."""
         every = self.trials + sum(self.left_out.values())
-        why = ", ".join(f"{count} for {reason}" for reason, count in self.left_out.items())
-        return f"{self.trials} of {every} kept trials count" + (f" (not {why})" if why else "")
+        said = f"{self.trials} of {every} kept trials count{_why(self.left_out)}"
+        others = self.observations + sum(self.passed_over.values())
+        informs = f"{self.observations} of {others} inform it{_why(self.passed_over)}"
+        return f"{said}; {informs}" if others else said
+
+
+def _why(reasons: dict[str, int]) -> str:
+    why = ", ".join(f"{count} for {reason}" for reason, count in reasons.items())
+    return f" (not {why})" if why else ""
 
 
 def beginning(
@@ -60,19 +72,29 @@ def beginning(
 ) -> Beginning:
     """What the search of `space` begins with, of images (C, H, W), so many of them to train on.
 
-    Raises UserError for a table that is gone, changed, broken, or of other data, another model or
-    another budget.
+    Raises UserError for a table that is gone, changed or broken, and where trials that do not count
+    could not inform either.
     """
     if (given := space.search.observations) is None or not space.searched:
         return Beginning([], {})
     trials = table_of(given, paths, space.name)
-    for origin in {each.origin.study: each.origin for each in trials}.values():
-        _refuse_another(space, data_sha256, origin, given.file)
+    origins = {each.origin.study: each.origin for each in trials}
+    unlike = {study: _unlike(space, each, data_sha256) for study, each in origins.items()}
+    own = [each for each in trials if not unlike[each.line.study]]
+    others = [each for each in trials if unlike[each.line.study]]
+    if others:
+        _check_learns(space, given.file, unlike[others[0].line.study])
 
     def cost(chosen: dict[str, Value]) -> int:
         return epoch_cost(read_setting(space.record(chosen)), shape, images)
 
-    return counted(space, study, trials, within(space, shape), cost)
+    found = counted(space, study, own, within(space, shape), cost)
+    known, passed_over = observed(space.searched, others)
+    informing = first_tried(space.searched, space.search, known, within(space, shape))
+    left_out = Counter(found.left_out) + Counter(unlike[each.line.study] for each in others)
+    return Beginning(
+        found.parts, dict(sorted(left_out.items())), informing, len(known), passed_over
+    )
 
 
 def counted(
@@ -101,11 +123,16 @@ def counted(
 
 
 def kept_trials(space: Space, paths: Paths) -> int:
-    """How many kept trials count, as far as it can be told before the data are there: of settings
-    that break `search.constraints` it cannot. Raises UserError for a broken table."""
+    """How many kept trials count, as far as it can be told before the data are there: what they
+    are, and what breaks `search.constraints`, it cannot. Raises UserError for a broken table."""
     if (given := space.search.observations) is None or not space.searched:
         return 0
-    trials = table_of(given, paths, space.name)
+    data = read_json(paths.manifest)["sha256"] if paths.manifest.exists() else None
+    trials = [
+        each
+        for each in table_of(given, paths, space.name)
+        if not _unlike(space, each.origin, data or each.origin.data)
+    ]
     return counted(space, "", trials, lambda _: True, lambda _: 0).trials
 
 
@@ -120,8 +147,8 @@ def table_of(given: Observations, paths: Paths, name: str) -> list[Kept]:
     return read_table(text, f"{where}: search.observations: {given.file}")
 
 
-def _refuse_another(space: Space, data_sha256: str, origin: Origin, file: str) -> None:
-    """Raises UserError for a study whose trials cannot count."""
+def _unlike(space: Space, origin: Origin, data_sha256: str) -> str:
+    """What of a study is another than of the search, so that its trials do not count."""
     own = {
         "data": data_sha256,
         "model": space.model.model_dump(mode="json"),
@@ -129,18 +156,20 @@ def _refuse_another(space: Space, data_sha256: str, origin: Origin, file: str) -
         "objectives": list(space.search.objectives),
         "training_semantics": TRAINING_SEMANTICS,
     }
-    for key, value in own.items():
-        if (theirs := getattr(origin, key)) != value:
-            raise UserError(
-                f"search_spaces/{space.name}.yaml: search.observations: {file}: study"
-                f" {origin.study} has {key} {_short(theirs)}, but this search {_short(value)}: its"
-                " trials cannot count here: write a table without it (`python -m pipeline keep"
-                " NAME --study …`)"
-            )
+    return next((key for key, value in own.items() if getattr(origin, key) != value), "")
 
 
-def _short(value: Any) -> str:
-    return value[:12] if isinstance(value, str) else str(value)
+def _check_learns(space: Space, file: str, key: str) -> None:
+    """Raises UserError for a search that other trials than its own cannot inform."""
+    search = space.search
+    if search.sampler in ("tpe", "gp") and len(search.objectives) == 1:
+        return
+    learns = f"sampler {search.sampler}" if len(search.objectives) == 1 else "two objectives"
+    raise UserError(
+        f"search_spaces/{space.name}.yaml: search.observations: {file}: has trials of other {key},"
+        f" which do not count, and {learns} cannot be informed by them: write a table without them"
+        " (`python -m pipeline keep NAME --study …`), or use tpe or gp with one objective"
+    )
 
 
 def fit(

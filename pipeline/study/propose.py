@@ -25,10 +25,19 @@ from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.search_section import Search
 from pipeline.settings.space import Space
 from pipeline.study.elders import Elders
+from pipeline.study.informing import informed
 from pipeline.study.own_sampler import own_sampler
 from pipeline.study.plan import Known, Planner
 from pipeline.study.rows import Part
-from pipeline.study.sampler import ask, frozen, new_sampler, new_study, proposal_seed
+from pipeline.study.sampler import (
+    ask,
+    centre,
+    completed,
+    frozen,
+    new_sampler,
+    new_study,
+    proposal_seed,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -53,13 +62,16 @@ class Proposer:
         search: Search,
         within: Callable[[dict[str, Value]], bool] = lambda chosen: True,
         sources: Sources | None = None,
+        informing: Sequence[dict[str, Value]] = (),
     ):
         """`within` says whether a setting keeps `search.constraints`; `sources` are the Python
-        files that the section `search` names."""
+        files that the section `search` names; `informing` are settings that are tried early because
+        of what was observed elsewhere."""
         self._searched = searched
         self._search = search
         self._within = within
         self._sources = sources or {}
+        self._informing = informing
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
         self._elders = Elders()
@@ -74,22 +86,25 @@ class Proposer:
         number = len(trials)
         if not self._searched:
             return {}
-        first = first_settings(self._searched, self._search, number, planner.kept)
-        if first is not None and self._within(first):
-            return first
+        given = given_settings(self._searched, self._search, planner.kept)
+        after = number - len(planner.kept) - len(given)
+        if after < 0 and self._within(given[after]):
+            return given[after]
         if self._search.sampler == "grid":
             return self._grid_cell(number - len(planner.kept), planner.kept)
         if self._search.sampler == "cmaes":
             if self._replay is None or self._replay.planner is not planner:  # it was re-opened
                 self._replay = Replay(self._searched, self._search, planner)
             return self._replay.propose()
-        blind = first is not None or draws_at_random(self._search, number)
+        if after >= 0 and (setting := informed(self._informing, planner, after)):
+            return setting
+        blind = after < 0 or draws_at_random(self._search, number)
         name = "random" if blind else self._search.sampler
         seen = [] if name == "random" else self._frozen(trials)
         for attempt in range(ATTEMPTS):
-            by, given = (name, seen) if attempt < LEARNED else ("random", [])
+            by, known = (name, seen) if attempt < LEARNED else ("random", [])
             chosen = propose_by(
-                by, self._search, self._searched, number, given, self._sources, attempt
+                by, self._search, self._searched, number, known, self._sources, attempt
             )
             if self._within(chosen):
                 return chosen
@@ -139,10 +154,14 @@ class Proposer:
         return [*self._elders.best(trials, first, ELDERS), *range(first, len(trials))]
 
 
-def proposer_of(space: Space, within: Callable[[dict[str, Value]], bool]) -> Proposer:
+def proposer_of(
+    space: Space,
+    within: Callable[[dict[str, Value]], bool],
+    informing: Sequence[dict[str, Value]],
+) -> Proposer:
     """The one that proposes the trials of a sweep."""
     sources = space.section("search").get(SOURCES, {})
-    return Proposer(space.searched, space.search, within, sources)
+    return Proposer(space.searched, space.search, within, sources, informing)
 
 
 def propose_by(
@@ -192,7 +211,9 @@ class Replay:
         return self._asked[-1]
 
     def _ask(self, number: int) -> dict[str, Value]:
-        if chosen := first_settings(self._searched, self._search, number):
+        given = given_settings(self._searched, self._search)
+        if number < len(given):
+            chosen = given[number]
             trial = frozen(self._searched, self._search, Known(chosen, State.RUNNING))
             self._study.add_trial(trial)
             return chosen
@@ -223,12 +244,9 @@ def draws_at_random(search: Search, number: int) -> bool:
     return draw.random() < search.random_share
 
 
-def first_settings(
-    searched: dict[str, Domain],
-    search: Search,
-    number: int,
-    kept: Sequence[dict[str, Value]] = (),
-) -> dict[str, Value] | None:
+def given_settings(
+    searched: dict[str, Domain], search: Search, kept: Sequence[dict[str, Value]] = ()
+) -> list[dict[str, Value]]:
     """What is tried first, whatever the sampler: `search.enqueue`, and before a sampler learns the
     centre.
 
@@ -237,8 +255,7 @@ def first_settings(
     first = enqueued(searched, search, kept)
     if not kept and search.sampler not in ("random", "grid"):
         first.append(centre(searched))
-    index = number - len(kept)
-    return first[index] if index < len(first) else None
+    return first
 
 
 def enqueued(
@@ -247,20 +264,3 @@ def enqueued(
     """`search.enqueue` in full, without what was kept."""
     settings = (completed(searched, given) for given in search.enqueue)
     return [setting for setting in settings if setting not in kept]
-
-
-def completed(searched: dict[str, Domain], given: dict[str, Value]) -> dict[str, Value]:
-    """A setting in which what is not given is at its centre, as far as it exists."""
-    chosen: dict[str, Value] = {}
-    for name, domain in searched.items():
-        if domain.active(chosen):
-            chosen[name] = given.get(name, domain.middle())
-    return chosen
-
-
-def centre(searched: dict[str, Domain]) -> dict[str, Value]:
-    """The middle of every range and the first of all choices: trial 0 of a sampler that learns.
-
-    A person writes a range around a guess and the usual choice first; the search begins there.
-    """
-    return completed(searched, {})

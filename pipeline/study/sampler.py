@@ -134,3 +134,20 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 def encode(domain: Domain, value: Value) -> Any:
     return json.dumps(value) if isinstance(domain, Choices) else value
+
+
+def completed(searched: dict[str, Domain], given: dict[str, Value]) -> dict[str, Value]:
+    """A setting in which what is not given is at its centre, as far as it exists."""
+    chosen: dict[str, Value] = {}
+    for name, domain in searched.items():
+        if domain.active(chosen):
+            chosen[name] = given.get(name, domain.middle())
+    return chosen
+
+
+def centre(searched: dict[str, Domain]) -> dict[str, Value]:
+    """The middle of every range and the first of all choices: trial 0 of a sampler that learns.
+
+    A person writes a range around a guess and the usual choice first; the search begins there.
+    """
+    return completed(searched, {})

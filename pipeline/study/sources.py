@@ -9,8 +9,9 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.search_section import Search
 from pipeline.settings.space import Space
+from pipeline.study.informing import informed
 from pipeline.study.plan import Known, Planner
-from pipeline.study.propose import draws_at_random, first_settings
+from pipeline.study.propose import draws_at_random, given_settings
 from pipeline.study.rows import Part
 
 
@@ -20,11 +21,16 @@ class Source(StrEnum):
     KEPT = "kept"  # a trial of an earlier study
     GIVEN = "given"  # `search.enqueue`, the centre, a cell of a grid
     DRAWN = "drawn"  # at random
+    INFORMED = "informed"  # by observations of other data, another likelihood or budget
     PROPOSED = "proposed"  # by a sampler, from what other trials have come to
 
 
-def sources(space: Space, parts: Sequence[Part]) -> list[Source]:
-    """Of every trial, in order; plays the search forward."""
+def sources(
+    space: Space,
+    parts: Sequence[Part],
+    informing: Sequence[dict[str, Value]] = (),
+) -> list[Source]:
+    """Of every trial, in order; plays the search forward. `informing` as a `Proposer` is told."""
     planner = Planner(space)
     found: list[Source] = []
     for part in parts:
@@ -34,18 +40,25 @@ def sources(space: Space, parts: Sequence[Part]) -> list[Source]:
             continue
         planner.next()  # takes in what had ended by its start
         if part.since == 0:
-            found.append(_source(space, planner, part.parameters))
+            found.append(_source(space, planner, informing, part.parameters))
         planner.update([part])
     return found
 
 
-def _source(space: Space, planner: Planner, chosen: dict[str, Value] | None) -> Source:
+def _source(
+    space: Space,
+    planner: Planner,
+    informing: Sequence[dict[str, Value]],
+    chosen: dict[str, Value] | None,
+) -> Source:
     search, seen = space.search, planner.trials
-    number = len(seen)
-    first = first_settings(space.searched, search, number, planner.kept)
-    if search.sampler == "grid" or (first is not None and first == chosen):
+    given = given_settings(space.searched, search, planner.kept)
+    after = len(seen) - len(planner.kept) - len(given)
+    if search.sampler == "grid" or (after < 0 and given[after] == chosen):
         return Source.GIVEN
-    if first is not None or draws_at_random(search, number) or not _learns(search, seen):
+    if after >= 0 and informed(informing, planner, after):
+        return Source.INFORMED
+    if after < 0 or draws_at_random(search, len(seen)) or not _learns(search, seen):
         return Source.DRAWN
     return Source.PROPOSED
 

@@ -53,13 +53,15 @@ def run_studies(
     candidates: dict[str, dict[str, Value]],
     late: Callable[[], bool] | None = None,
     news: Sequence[str] = (),
+    informing: Sequence[dict[str, Value]] = (),
 ) -> None:
-    """Works on `studies` until every trial is finished; says `news` when it is its turn.
+    """Works on `studies` until every trial is finished; says `news` when it is its turn. A search
+    tries the `informing` settings early.
 
     Raises UserError if another process works on them here; Interrupted on Ctrl-C, SIGTERM or
     SIGHUP; OutOfTime at `machine.until`, and once it is `late`.
     """
-    _Crew(stage, space, machine, paths, ledger, studies, candidates, late, news).work()
+    _Crew(stage, space, machine, paths, ledger, studies, candidates, late, news, informing).work()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Crew:
     candidates: dict[str, dict[str, Value]]
     late: Callable[[], bool] | None
     news: Sequence[str]
+    informing: Sequence[dict[str, Value]]
 
     @property
     def folder(self) -> Path:
@@ -163,6 +166,7 @@ class _Crew:
             candidates=self.candidates,
             mixed_arithmetic=self.machine.mixed_arithmetic,
             shares=self.machine.storage is not None,
+            informing=list(self.informing),
             lineage=lineage(self.paths.root, self.space),
         )
         job.keep(self.ledger)

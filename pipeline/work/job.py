@@ -27,6 +27,7 @@ class Job(BaseModel):
     candidates: dict[str, dict[str, Value]]  # of studies with one setting: its parameters
     shares: bool = False  # whether other hosts use the storage too
     mixed_arithmetic: bool = False  # whether trials of other machines may be joined
+    informing: list[dict[str, Value]] = []  # settings that a search tries first
     lineage: dict[str, Any]  # what every trial records of where it comes from
 
     @property

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
-from pipeline.study.propose import completed
+from pipeline.study.sampler import completed
 from pipeline.study.sampler_faults import sampler_faults
 
 

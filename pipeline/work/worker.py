@@ -76,7 +76,7 @@ class Worker:
         self.trainer = Trainer(job.space, self._paths, device, slot, alone=only is not None)
         self._stage = Stage(self._ledger, job.studies, job.space)
         rule = within(job.space, self.trainer.shape)
-        self._proposer = proposer_of(job.space, rule)
+        self._proposer = proposer_of(job.space, rule, job.informing)
         self._meta = {
             **job.lineage,
             "host": socket.gethostname(),

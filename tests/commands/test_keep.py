@@ -54,7 +54,8 @@ def test_an_archive_holds_the_table(mine: Worked) -> None:
 class TestKeep:
     def test_it_writes_what_the_search_has_learned(self, mine: Worked) -> None:
         said = kept(mine)
-        assert f"{TABLE}: 3 trials: commit it" in said
+        data = json.loads((mine.root / "runs/tiny/prepare/manifest.json").read_text())["sha256"]
+        assert f"{TABLE}: 3 trials of data {data[:12]}, likelihood bernoulli: commit it" in said
         text = (mine.root / TABLE).read_text()
         trials = read_table(text, TABLE)
         study = json.loads((mine.root / "runs/tiny/search/study.json").read_text())[0]
@@ -150,17 +151,20 @@ class TestBroken:
         naming.edit("search", "observations", value)
         assert said in naming.refused("search", "tiny")
 
-    def test_another_budget_is_refused_with_the_remedy(self, naming: Worked) -> None:
+    def test_what_cannot_be_informed_is_refused_with_the_remedy(self, naming: Worked) -> None:
         naming.edit("search", "epochs", 11)
+        naming.edit("search", "sampler", "random")
         code, _, said = naming.give("search", "tiny")
         assert (code, said.count("\n")) == (2, 1)
-        assert "has epochs 12, but this search 11" in said
-        assert "write a table without it" in said
+        assert "trials of other epochs, which do not count, and sampler random cannot be" in said
+        assert "write a table without them" in said
 
     def test_a_night_adds_to_what_was_kept(self, naming: Worked) -> None:
         paths = Paths(naming.root, "tiny")
         before = standing(load_machine(naming.root), paths)
         assert _trials(load_space(naming.root, "tiny"), before, paths, 8) == 11
+        naming.edit("search", "epochs", 11)  # then they inform alone
+        assert _trials(load_space(naming.root, "tiny"), before, paths, 8) == 8
 
     def test_a_night_has_not_tried_what_was_kept(self) -> None:
         meta = {"kept": {"study": "old", "number": 0, "seed": 1}}
@@ -175,6 +179,10 @@ class TestBroken:
         assert "kept       3 of 3 kept trials count" in out
         naming.edit("parameters", "latent_dim", 2)
         assert "for latent_dim" in naming.give("check", "tiny")[1]
+        naming.edit("search", "epochs", 11)
+        said = naming.give("check", "tiny")[1]
+        assert "0 of 3 kept trials count (not 3 for epochs); " in said
+        assert " of 3 inform it" in said
 
 
 def mlflow_run(paths: Paths, kept: str) -> str:
@@ -228,6 +236,32 @@ def test_all_that_was_asked_for_is_kept(mine: Worked) -> None:
     code, out, _ = mine.give("verify", "tiny", "--no-mlflow")
     assert code == 2
     assert "search/study.json: trial 0: kept is not that of the kept trial" in out
+
+
+def test_trials_of_another_budget_are_tried_first(mine: Worked) -> None:
+    """They count for nothing, but the best of them is the first setting after the centre."""
+    kept(mine)
+    mine.edit("search", "observations", TABLE)
+    mine.edit("search", "epochs", 6)
+    code, _, err = mine.give("search", "tiny")
+    assert code == 0, err
+    assert "0 of 3 kept trials count (not 3 for epochs); 3 of 3 inform it\n" in err
+    best = min(
+        (each.line for each in read_table((mine.root / TABLE).read_text(), TABLE)),
+        key=lambda line: (line.result or {})["nelbo_nats"],
+    )
+    study = mine.root / "runs/tiny/search/study.json"
+    (made,) = json.loads(study.read_text())
+    assert made["trials"][1]["parameters"] == best.parameters
+    assert not any("kept" in part for part in made["trials"])
+    for stage in ("retrain", "evaluate", "render"):
+        mine.done(stage, "tiny")
+    code, out, err = mine.give("verify", "tiny", "--no-mlflow")
+    assert code == 0, out + err
+    lr = json.dumps({"lr": best.parameters["lr"]})[1:-1]
+    assert lr in study.read_text()
+    study.write_text(study.read_text().replace(lr, '"lr": 0.00123'))
+    assert "was not proposed, but" in mine.give("verify", "tiny", "--no-mlflow")[1]
 
 
 # The bar: 24 trials, a range narrowed so that 16 remain, 36 asked for: 20 are trained.

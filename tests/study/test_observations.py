@@ -23,9 +23,9 @@ from pipeline.study.kept import Kept, settled, table_text
 from pipeline.study.ledger import Ledger
 from pipeline.study.observations import Beginning, beginning, counted
 from pipeline.study.plan import Planner
-from pipeline.study.propose import centre
 from pipeline.study.reopen import to_reopen
 from pipeline.study.rows import trials_of
+from pipeline.study.sampler import centre
 from pipeline.study.sources import Source, sources
 from pipeline.study.watch import Watch
 
@@ -312,9 +312,38 @@ class TestTable:
         with pytest.raises(UserError, match=r"must have the SHA-256 \w{12}, but has \w{12}"):
             beginning(its, paths, "toy", DATA, (1, 8, 8), 100)
 
-    def test_other_data_and_another_budget_are_refused(self, paths: Paths) -> None:
-        with pytest.raises(UserError, match="has data dddddddddddd, but this search eeeeeeeeeeee"):
-            beginning(self.naming(paths), paths, "toy", "e" * 64, (1, 8, 8), 100)
-        other = self.naming(paths, epochs=5)
-        with pytest.raises(UserError, match="has epochs 4, but this search 5"):
-            beginning(other, paths, "toy", DATA, (1, 8, 8), 100)
+    @pytest.mark.parametrize(
+        ("data", "changes", "why"), [("e" * 64, {}, "data"), (DATA, {"epochs": 5}, "epochs")]
+    )
+    def test_trials_of_other_data_or_another_budget_inform(
+        self, paths: Paths, data: str, changes: dict[str, Any], why: str
+    ) -> None:
+        found = beginning(self.naming(paths, **changes), paths, "toy", data, (1, 8, 8), 100)
+        assert found.parts == []
+        assert [each["lr"] for each in found.informing] == [0.01, 0.02, 0.03]
+        assert found.text() == (f"0 of 3 kept trials count (not 3 for {why}); 3 of 3 inform it")
+
+    def test_trials_of_two_studies_count_and_inform(self, paths: Paths) -> None:
+        other = origin("mnist-0123456789ab", data="e" * 64)
+        lines = [kept(0, lr=0.01).line, kept(1, lr=0.02, of=other).line,
+                 kept(2, lr=0.5, of=other).line]  # fmt: skip
+        (paths.root / "t.jsonl").write_text(table_text([origin(), other], lines))
+        found = beginning(self.naming(paths), paths, "toy", DATA, (1, 8, 8), 100)
+        assert (found.trials, found.informing) == (1, [{"lr": 0.02}])
+        assert found.text() == (
+            "1 of 3 kept trials count (not 2 for data); 1 of 2 inform it (not 1 for nothing that is"
+            " searched here)"
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "who"),
+        [
+            ({"sampler": "random"}, "sampler random"),
+            ({"objectives": ["kl_nats", "recon_nats"], "pruner": "none", "rungs": None}, "two obj"),
+        ],
+    )
+    def test_who_cannot_be_informed_refuses_them(
+        self, paths: Paths, changes: dict[str, Any], who: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"has trials of other data.* {who}"):
+            beginning(self.naming(paths, **changes), paths, "toy", "e" * 64, (1, 8, 8), 100)

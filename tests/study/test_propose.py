@@ -28,7 +28,7 @@ from pipeline.settings.hyperparameters import Choices, Range, grid
 from pipeline.study import propose
 from pipeline.study.plan import Known
 from pipeline.study.rows import Trial
-from pipeline.study.sampler import distribution
+from pipeline.study.sampler import centre, distribution
 
 # All but one of five optimizers have a momentum: as long as no finished trial is without it, the
 # sampler takes it for a hyperparameter of every trial.
@@ -276,7 +276,7 @@ class TestFirst:
         assert {k: first[k] for k in wanted[0]} == wanted[0]
         assert first["weight_decay"] == pytest.approx(1e-2)  # of adamw, at its centre
         assert second["latent_dim"] == 16
-        assert third == propose.centre(space.searched)
+        assert third == centre(space.searched)
         assert fourth not in (first, second, third)
 
     def test_a_centre_that_is_given(self) -> None:
@@ -287,7 +287,7 @@ class TestFirst:
                 "optimizer": {"choices": ["adam", "sgd"], "centre": "sgd"},
             }
         )
-        chosen = propose.centre(space.searched)
+        chosen = centre(space.searched)
         assert chosen == {"lr": 0.2, "latent_dim": 5, "optimizer": "sgd"}
         assert type(chosen["latent_dim"]) is int
 
