@@ -121,7 +121,7 @@ def check(name: Name) -> None:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
     from pipeline.commands.estimate import estimate_text, find_images
-    from pipeline.commands.keep import kept_text
+    from pipeline.commands.keep import begins, kept_text
     from pipeline.paths import Paths
     from pipeline.settings.space import load_space
     from pipeline.work.own import own_faults
@@ -129,11 +129,13 @@ def check(name: Name) -> None:
     space = load_space(_root(), name)
     root, machine = _here()
     images = find_images(space, Paths(root, name))
-    typer.echo(describe(space))
+    found = begins(space, Paths(root, name))
+    kept = found.parts if found else []
+    typer.echo(describe(space, kept))
     if space.sources and images.shape:
         _refuse(name, list(own_faults(space, images.shape)))
-    typer.echo(estimate_text(space, machine, Paths(root, name), images))
-    if said := kept_text(space, Paths(root, name)):
+    typer.echo(estimate_text(space, machine, images, kept))
+    if said := kept_text(space, Paths(root, name), found):
         typer.echo(said)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.settings.hyperparameters import Choices, Domain, Hyperparameters
 from pipeline.settings.space import Space
 
+if TYPE_CHECKING:
+    from pipeline.study.rows import Part
 
-def describe(space: Space) -> str:
-    """A valid search space in words: what is searched, what is fixed, every default."""
+
+def describe(space: Space, kept: Sequence[Part] = ()) -> str:
+    """A valid search space in words: what is searched, what is fixed, every default; `kept` are the
+    parts of trials that are not trained."""
     lines = [f"search_spaces/{space.name}.yaml is valid.", ""]
     lines += ["searched hyperparameters:"]
     for name, domain in space.searched.items():
@@ -30,7 +35,7 @@ def describe(space: Space) -> str:
         lines += ["", f"{section}:", *_section(getattr(space, section))]
         if section == "search" and space.search.pruner == "rungs" and space.search.rungs is None:
             lines.append(f"  {'rungs':<21}{space.search.pauses} *")
-    return "\n".join([*lines, "", _cost(space)])
+    return "\n".join([*lines, "", _cost(space, kept)])
 
 
 def _domain(domain: Domain) -> str:
@@ -84,26 +89,29 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _cost(space: Space) -> str:
+def _cost(space: Space, kept: Sequence[Part]) -> str:
     search, retrain = space.search, space.retrain
     if not space.searched:
         most = retrain.seeds * retrain.epochs
         return f"at most {most} epochs: {retrain.seeds} seeds × {retrain.epochs}"
     from pipeline.study.forecast import forecast
 
-    whole = search.trials * search.epochs
-    searched = min(whole, search.total_epochs or whole)
+    had = sum(part.epochs - part.since for part in kept)
+    new = max(0, search.trials - len({part.trial for part in kept}))
+    whole = new * search.epochs
+    left = None if search.total_epochs is None else max(0, search.total_epochs - had)
+    searched = whole if left is None else min(whole, left)
     most = searched + retrain.top * retrain.seeds * retrain.epochs
     if len(search.pauses) > 1:
-        foreseen = forecast(space).epochs
+        foreseen = forecast(space, begins_with=kept).epochs - had
         rungs = ", ".join(map(str, search.pauses))
         return (
-            f"about {foreseen + most - searched} epochs: some {foreseen} for {search.trials} trials"
+            f"about {foreseen + most - searched} epochs: some {foreseen} for {new} trials"
             f" that pause at epochs {rungs} + at most {retrain.top} candidates × {retrain.seeds}"
             f" seeds × {retrain.epochs}"
         )
-    trials = f"{search.trials} trials × {search.epochs}"
-    if search.total_epochs == searched:
+    trials = f"{new} trials × {search.epochs}"
+    if left == searched:
         trials = f"{searched} of the search"
     return (
         f"at most {most} epochs: {trials} + {retrain.top}"

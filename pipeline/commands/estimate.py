@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from pipeline.settings.space import Space
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.study.rows import Part
     from pipeline.vae.cost import Size
     from pipeline.vae.model import VAE
 
@@ -52,8 +53,8 @@ class Images:
     shape: tuple[int, int, int] | None = None
 
 
-def estimate_text(space: Space, machine: Machine, paths: Paths, images: Images) -> str:
-    """The lines that `check` ends with."""
+def estimate_text(space: Space, machine: Machine, images: Images, kept: Sequence[Part] = ()) -> str:
+    """The lines that `check` ends with; `kept` are the parts of trials that count."""
     lines = ["", "estimates:", f"  images     {images.note}"]
     if images.shape is None:
         return "\n".join([*lines, "  the rest once `prepare` has read the images"])
@@ -72,7 +73,7 @@ def estimate_text(space: Space, machine: Machine, paths: Paths, images: Images) 
             f"  memory     about {_bytes(memory)} a worker: this process after its steps, and the"
             " training images",
             f"  a trial    {_trial(space, train, step, batch)}",
-            f"  time       {_time(space, machine, shape, train, step, batch)}",
+            f"  time       {_time(space, machine, shape, train, step, batch, kept)}",
             f"  disk       {_disk(space, images, max(weights))}",
         ]
     )
@@ -259,6 +260,7 @@ def _time(
     train: int,
     step: float,
     batch: int,
+    kept: Sequence[Part],
 ) -> str:
     from pipeline.study.forecast import forecast
 
@@ -267,7 +269,8 @@ def _time(
     workers = machine.workers or cores()
     epoch = math.ceil(train / batch) * step
     # The search's settings cost more or less than the centre's: by the formula of the clock.
-    searched = epoch * forecast(space, shape, train).cost / _centre_cost(space, shape, train)
+    foreseen = forecast(space, shape, train, begins_with=kept)
+    searched = epoch * foreseen.cost / _centre_cost(space, shape, train)
     seconds = searched / min(workers, search.parallelism)
     seconds += top * retrain.seeds * retrain.epochs * epoch / min(workers, top * retrain.seeds)
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_text
@@ -19,6 +19,9 @@ from pipeline.study.kept import Kept, Origin, table_text
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import PATIENCE_SECONDS
 from pipeline.study.reading import reading
+
+if TYPE_CHECKING:
+    from pipeline.study.observations import Beginning
 
 
 def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> list[str]:
@@ -109,20 +112,31 @@ def _trials(ledger: Ledger, study: str) -> list[Kept]:
     return kept_of(origin_of(study, spec), spec["search"]["seed"], ledger.parts(study))
 
 
-def kept_text(space: Space, paths: Paths) -> str:
-    """What `check` says of the table that a space begins with; empty if it has none.
+def begins(space: Space, paths: Paths) -> Beginning | None:
+    """What a search begins with; None: there is no table, or `prepare` has not run.
 
-    Raises UserError for a table that is broken, or cannot count.
+    Raises UserError for a table that is broken, or of no use.
     """
-    if (given := space.search.observations) is None:
-        return ""
-    from pipeline.study.observations import beginning, table_of
+    if space.search.observations is None or not paths.manifest.exists():
+        return None
+    from pipeline.study.observations import beginning
 
-    if not paths.manifest.exists():
-        said = f"{len(table_of(given, paths, space.name))} kept trials: how many count is told"
-        return f"  kept       {said} once `prepare` has run"
     manifest = read_json(paths.manifest)
     shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
     study = search_study(space, manifest["sha256"]).id
-    found = beginning(space, paths, study, manifest["sha256"], shape, images)
-    return f"  kept       {found.text()}"
+    return beginning(space, paths, study, manifest["sha256"], shape, images)
+
+
+def kept_text(space: Space, paths: Paths, found: Beginning | None) -> str:
+    """What `check` says of the table that a space names; empty if it has none.
+
+    Raises UserError for a table that is broken.
+    """
+    if (given := space.search.observations) is None:
+        return ""
+    if found:
+        return f"  kept       {found.text()}"
+    from pipeline.study.observations import table_of
+
+    said = f"{len(table_of(given, paths, space.name))} kept trials: how many count is told"
+    return f"  kept       {said} once `prepare` has run"

@@ -174,7 +174,8 @@ def _left(trials: list[Trial], watch: Watch, stage: Stage) -> str:
     if racing:
         whole: float = study.budget * study.epochs
     elif len(watch.space.search.pauses) > 1 and study.kind == Kind.SEARCH:
-        whole = forecast(watch.space).epochs
+        kept = [part for part in watch.parts if part.kept]
+        whole = forecast(watch.space, begins_with=kept).epochs
     else:  # those that stopped early tell how long the others will take
         whole = study.budget * sum(len(trial.curve) for trial in finished) / len(finished)
     epochs = max(0.0, min(whole, study.total_epochs or math.inf) - had)

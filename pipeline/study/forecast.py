@@ -8,7 +8,8 @@ answer is always the same.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
@@ -28,22 +29,30 @@ Shape = tuple[int, int, int]
 class Forecast:
     """Of a whole search in which nothing fails, is pruned or stops early."""
 
-    epochs: int
-    cost: float  # as `pipeline.vae.cost` counts; that of an epoch is 1 if no shape was given
+    epochs: int  # those of kept trials among them
+    cost: float  # of the others, as `pipeline.vae.cost` counts; an epoch's is 1 without a shape
 
 
-def forecast(space: Space, shape: Shape | None = None, images: int = 0) -> Forecast:
+def forecast(
+    space: Space, shape: Shape | None = None, images: int = 0, begins_with: Sequence[Part] = ()
+) -> Forecast:
     """Plays the search; for images (C, H, W), so many of them to train on, also what it costs.
+    `begins_with` are the parts of kept trials.
 
     What is told is the mean of several plays, since the order of the values matters in short ones.
     """
     search = space.search
     if not space.searched:
         return Forecast(0, 0.0)
-    trials = min(search.trials, PLAYED)
-    plays, share = max(1, PLAYED // trials // 2), search.trials / trials
-    total = search.total_epochs and max(search.epochs, round(search.total_epochs / share))
-    shorter = {"trials": trials, "total_epochs": total, "stop": None}
+    kept = len({part.trial for part in begins_with})
+    had = sum(part.epochs - part.since for part in begins_with)
+    new = max(0, search.trials - kept)
+    trials = min(new, PLAYED)
+    plays, share = max(1, PLAYED // max(1, trials + kept) // 2), new / trials if new else 1.0
+    total = search.total_epochs and max(
+        search.epochs, had + round((search.total_epochs - had) / share)
+    )
+    shorter = {"trials": kept + trials, "total_epochs": total, "stop": None}
     space = space.model_copy(update={"search": search.model_copy(update=shorter)})
     drawing = search.model_copy(update={"sampler": "random", "random_share": 0.0})
     rule = within(space, shape) if shape else lambda chosen: True
@@ -52,15 +61,18 @@ def forecast(space: Space, shape: Shape | None = None, images: int = 0) -> Forec
     played: list[Part] = []
     for play in range(plays):
         planner = Planner(space)
+        planner.update([_of_value(part, play) for part in begins_with])
         while step := planner.next():
-            if step.trial == len(drawn):
+            if step.trial - kept == len(drawn):
                 chosen = proposer.propose(planner)
                 drawn.append((chosen, _cost(space, chosen, shape, images)))
-            planner.update([_ended(space, planner, step, *drawn[step.trial], play)])
-        played += planner.parts
+            planner.update(
+                [_ended(space, planner, step, *_setting(planner, step, drawn, kept), play)]
+            )
+        played += planner.parts[len(begins_with) :]
     epochs = sum(part.epochs - part.since for part in played)
     cost = sum((part.epochs - part.since) * part.cost for part in played)
-    return Forecast(round(share * epochs / plays), share * cost / plays)
+    return Forecast(had + round(share * epochs / plays), share * cost / plays)
 
 
 def _ended(
@@ -68,8 +80,7 @@ def _ended(
 ) -> Part:
     """The next part, trained up to its rung."""
     until = planner.first_pause(chosen) if step.is_new else step.until
-    value = random.Random(derive_seed("forecast", play, step.trial)).random()
-    return Part(
+    made = Part(
         study="",
         number=step.number,
         trial=step.trial,
@@ -82,8 +93,27 @@ def _ended(
         state=State.COMPLETE if until >= space.search.epochs else State.PAUSED,
         parameters=chosen,
         curve=[],
-        result={"nelbo_nats": value, "kl_nats": value, "recon_nats": 0.0},
+        result={},
     )
+    return _of_value(made, play)
+
+
+def _setting(
+    planner: Planner, step: Step, drawn: list[tuple[dict[str, Value], int]], kept: int
+) -> tuple[dict[str, Value], int]:
+    """The parameters of the next part, and an epoch's cost."""
+    if step.trial >= kept:
+        return drawn[step.trial - kept]
+    before = planner.latest(step.trial)
+    return before.parameters or {}, before.cost
+
+
+def _of_value(part: Part, play: int) -> Part:
+    """The part with a value that is drawn for its trial; a failure has none."""
+    if part.result is None:
+        return part
+    value = random.Random(derive_seed("forecast", play, part.trial)).random()
+    return replace(part, result={"nelbo_nats": value, "kl_nats": value, "recon_nats": 0.0})
 
 
 def _cost(space: Space, chosen: dict[str, Value], shape: Shape | None, images: int) -> int:

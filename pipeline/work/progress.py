@@ -129,7 +129,8 @@ class Progress:
         if study.kind == Kind.CANDIDATE:
             return self._stage.foreseen
         if len(search.pauses) > 1:
-            self._foreseen = self._foreseen or forecast(watch.space).epochs
+            kept = [part for part in watch.parts if part.kept]
+            self._foreseen = self._foreseen or forecast(watch.space, begins_with=kept).epochs
             return self._foreseen
         ended = [part for part in watch.parts if part.state != State.RUNNING]
         pace = sum(part.epochs for part in ended) / len(ended) if ended else study.epochs

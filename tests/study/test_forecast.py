@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from searches import complete, search, toy_space
+from kept_trials import kept
+from searches import complete, epoch, search, toy_space
 
 from pipeline.settings.space import parse_space
 from pipeline.study.forecast import Forecast, forecast
+from pipeline.study.observations import counted
 from pipeline.study.sources import Source, sources
 
 
@@ -40,6 +42,27 @@ def test_a_long_search_is_foreseen_from_a_part_of_it() -> None:
     options: dict[str, Any] = {"epochs": 9, "rungs": [1, 3, 9]}
     short, long = (forecast(toy_space(trials=n, **options)).epochs for n in (200, 20_000))
     assert long == pytest.approx(100 * short, rel=1e-3)
+
+
+def test_kept_trials_are_not_trained_again(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"trials": 36, "epochs": 9, "rungs": [1, 3, 9], "sampler": "random"}
+    its = toy_space({"lr": {"low": 1e-3, "high": 1.0}}, **options)
+    lrs = [(7 * n % 16 + 0.5) / 16 for n in range(16)]
+    table = [
+        kept(n, (epoch(n, {"lr": lr}, 1)["nelbo_nats"],), "paused", lr=lr)
+        for n, lr in enumerate(lrs)
+    ]
+    begins = counted(its, "toy", table, lambda chosen: True, lambda chosen: 1).parts
+    taken = []
+    for seed in range(4):
+        one = its.model_copy(update={"search": its.search.model_copy(update={"seed": seed})})
+        parts = search(one, tmp_path / str(seed), ends=complete, begins_with=begins)
+        taken.append(sum(part.epochs - part.since for part in parts if not part.kept))
+    foreseen = forecast(its, begins_with=begins)
+    assert foreseen.epochs - 16 == pytest.approx(statistics.mean(taken), rel=0.2)
+    assert foreseen.cost == pytest.approx(foreseen.epochs - 16)
+    full = its.model_copy(update={"search": its.search.model_copy(update={"trials": 10})})
+    assert forecast(full, begins_with=begins).epochs >= 16
 
 
 def test_costs_are_those_of_the_settings() -> None:
