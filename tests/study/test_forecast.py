@@ -61,8 +61,18 @@ def test_kept_trials_are_not_trained_again(tmp_path: Path) -> None:
     foreseen = forecast(its, begins_with=begins)
     assert foreseen.epochs - 16 == pytest.approx(statistics.mean(taken), rel=0.2)
     assert foreseen.cost == pytest.approx(foreseen.epochs - 16)
-    full = its.model_copy(update={"search": its.search.model_copy(update={"trials": 10})})
-    assert forecast(full, begins_with=begins).epochs >= 16
+
+
+def test_a_search_whose_trials_are_all_kept_costs_nothing(tmp_path: Path) -> None:
+    its = toy_space({"lr": {"low": 1e-3, "high": 1.0}}, trials=6, epochs=3, pruner="none")
+    curves = {
+        n: tuple(epoch(n, {"lr": 0.1 * n + 0.1}, e)["nelbo_nats"] for e in (1, 2, 3))
+        for n in range(6)
+    }
+    for count, cost in ((6, 0.0), (4, 6.0)):  # two trials of three epochs are left
+        table = [kept(n, curves[n], "complete", lr=0.1 * n + 0.1) for n in range(count)]
+        begins = counted(its, "toy", table, lambda chosen: True, lambda chosen: 1).parts
+        assert forecast(its, begins_with=begins) == Forecast(18, cost)
 
 
 def test_costs_are_those_of_the_settings() -> None:
