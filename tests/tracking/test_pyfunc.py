@@ -216,6 +216,7 @@ def test_the_champion_loads_elsewhere_without_this_checkout(
     score = Score(1.0, 0.1, 3, "d", "binarized")
     register(store.uri, store.name, Winner(run_id, "model", "a", score), judge)
     np.save(tmp_path / "images.npy", images)
+    threads = str(torch.get_num_threads())  # sums of more threads have other last bits
     code = (
         "import mlflow, numpy, sys\n"
         f"model = mlflow.pyfunc.load_model('models:/{store.name}@champion')\n"
@@ -225,7 +226,7 @@ def test_the_champion_loads_elsewhere_without_this_checkout(
     answer = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri},
+        env={**os.environ, "MLFLOW_TRACKING_URI": store.uri, "OMP_NUM_THREADS": threads},
         capture_output=True,
         text=True,
         check=True,
