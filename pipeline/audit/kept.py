@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pipeline.audit.book import Book
-from pipeline.study.observations import Beginning, beginning
+from pipeline.study.beginning import Beginning, beginning
 from pipeline.study.receipt import part_record
 from pipeline.study.rows import Part
 

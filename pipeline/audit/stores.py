@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.audit.book import Book
 from pipeline.study.arithmetic import difference
+from pipeline.study.beginning import table_of
 from pipeline.study.keeping import kept_of, origin_of
 from pipeline.study.kept import Kept
 from pipeline.study.ledger import Ledger
-from pipeline.study.observations import table_of
 from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import part_record
 from pipeline.study.rows import Part, Trial

@@ -21,7 +21,7 @@ from pipeline.study.patience import PATIENCE_SECONDS
 from pipeline.study.reading import reading
 
 if TYPE_CHECKING:
-    from pipeline.study.observations import Beginning
+    from pipeline.study.beginning import Beginning
 
 
 def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> list[str]:
@@ -119,7 +119,7 @@ def begins(space: Space, paths: Paths) -> Beginning | None:
     """
     if space.search.observations is None or not paths.manifest.exists():
         return None
-    from pipeline.study.observations import beginning
+    from pipeline.study.beginning import beginning
 
     manifest = read_json(paths.manifest)
     shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
@@ -136,7 +136,7 @@ def kept_text(space: Space, paths: Paths, found: Beginning | None) -> str:
         return ""
     if found:
         return f"  kept       {found.text()}"
-    from pipeline.study.observations import table_of
+    from pipeline.study.beginning import table_of
 
     said = f"{len(table_of(given, paths, space.name))} kept trials: how many count is told"
     return f"  kept       {said} once `prepare` has run"

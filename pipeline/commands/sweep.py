@@ -141,7 +141,7 @@ def _trials(file: Space, before: Standing, paths: Paths, add: int | None) -> int
     """How many are asked for this time: never fewer than there are outputs of."""
     if add is None:
         return as_worked_on(file, paths).search.trials
-    from pipeline.study.observations import kept_trials  # late: it imports torch
+    from pipeline.study.beginning import kept_trials  # late: it imports torch
 
     done = 0
     with suppress(OSError, UserError, KeyError):

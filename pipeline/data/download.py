@@ -7,6 +7,8 @@ raises Unusable, or FileNotFoundError where the program that downloads is missin
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +23,7 @@ from pathlib import Path
 
 CONNECT_S = 15  # a network that swallows everything is given up after this an address
 DOWNLOAD_S = 120  # any one command
+LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 
 # In a child process, because a connection that hangs in a library cannot be ended otherwise.
 _TORCHVISION = """
@@ -33,6 +36,27 @@ getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
 
 class Unusable(Exception):
     """A source exists, but what it gives is not the set. The message says why."""
+
+
+def verified(folder: Path, file: str, sha256: str) -> bytes:
+    """A file's uncompressed content. Raises Unusable, FileNotFoundError without the folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    try:
+        if (folder / file).exists():
+            with (folder / file).open("rb") as plain:
+                content = plain.read(LARGEST + 1)
+        else:
+            with gzip.open(folder / f"{file}.gz") as packed:
+                content = packed.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise Unusable(f"{file} is missing") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unusable(f"{file} cannot be read ({error})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise Unusable(f"{file} must have SHA-256 {sha256[:12]}…, but has {found[:12]}…")
+    return content
 
 
 @contextlib.contextmanager

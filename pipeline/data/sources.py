@@ -7,10 +7,8 @@ uncompressed IDX files must have the known SHA-256. Verified files are kept.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import readers
-from pipeline.data.download import Unusable, from_apt, from_npm, from_torchvision
+from pipeline.data.download import Unusable, from_apt, from_npm, from_torchvision, verified
 from pipeline.data.known import FILES, KNOWN, KnownSet, facts
 from pipeline.data.own_reader import read_own
 from pipeline.data.readers import RawData
@@ -31,7 +29,6 @@ from pipeline.settings.own_files import SOURCES
 from pipeline.settings.sections import KNOWN_DATA
 from pipeline.settings.space import Space
 
-LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file: no archive is unpacked beyond it
 DEBIAN = Path("/usr/share/datasets")
 
 
@@ -98,7 +95,7 @@ def _fetch(known: KnownSet, machine: Machine, paths: Paths) -> dict[str, bytes]:
         try:
             with source as folder:
                 files = {
-                    file: _verified(folder, file, sha256)
+                    file: verified(folder, file, sha256)
                     for file, sha256 in zip(FILES, known.sha256, strict=True)
                 }
         except FileNotFoundError:
@@ -145,27 +142,6 @@ def _mirror(named: str, paths: Paths) -> Path:
             " out"
         )
     return folder
-
-
-def _verified(folder: Path, file: str, sha256: str) -> bytes:
-    """A file's uncompressed content. Raises Unusable, FileNotFoundError without the folder."""
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
-    try:
-        if (folder / file).exists():
-            with (folder / file).open("rb") as plain:
-                content = plain.read(LARGEST + 1)
-        else:
-            with gzip.open(folder / f"{file}.gz") as packed:
-                content = packed.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise Unusable(f"{file} is missing") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise Unusable(f"{file} cannot be read ({error})") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise Unusable(f"{file} must have SHA-256 {sha256[:12]}…, but has {found[:12]}…")
-    return content
 
 
 def _keep(files: dict[str, bytes], folder: Path, known: KnownSet) -> None:

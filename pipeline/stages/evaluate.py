@@ -181,7 +181,7 @@ def _own(vae: VAE, test: Tensor, space: Space, paths: Paths) -> dict[str, Any]:
     """The figures of one's own metrics. Raises UserError with the fault of one."""
     from pipeline.data.prepared import load_labels
     from pipeline.settings.own_files import SOURCES
-    from pipeline.vae.metrics import made, own_figures
+    from pipeline.vae.own_metrics import made, own_figures
 
     tested = made(vae, test, load_labels(paths.prepare, "test"), TEST_SEED)
     try:

@@ -15,7 +15,7 @@ from pipeline.paths import Paths
 from pipeline.record import INPUTS, open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.observations import beginning
+from pipeline.study.beginning import beginning
 from pipeline.study.receipt import read_studies, recorded_part
 from pipeline.study.sources import Source, sources
 from pipeline.vae.checkpoint import load_model

@@ -18,9 +18,9 @@ from pipeline.record import open_inputs, recorded
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
+from pipeline.study.beginning import Beginning, beginning
 from pipeline.study.identity import Study, changes, search_study
 from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.observations import Beginning, beginning
 from pipeline.study.plan import belonging
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import left_out, write_studies

@@ -42,7 +42,7 @@ def _likelihood_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[st
 def _metric_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
     if not space.evaluate.metrics:
         return
-    from pipeline.vae.metrics import metric_faults
+    from pipeline.vae.own_metrics import metric_faults
 
     record, files = space.record(completed(space.searched, {})), space.section("evaluate")[SOURCES]
     yield from metric_faults(space.evaluate.metrics, files, record, shape)

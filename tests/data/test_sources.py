@@ -133,7 +133,7 @@ def test_kept_files_are_verified_again_and_healed(
 def test_an_archive_is_not_unpacked_beyond_the_largest_file(
     tmp_path: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "LARGEST", 1000)
+    monkeypatch.setattr(download, "LARGEST", 1000)
     mirror = publish(tmp_path / "mirror" / "mnist", packed=True)
     name = "train-images-idx3-ubyte"
     (mirror / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name] + bytes(10_000_000)))

@@ -11,8 +11,8 @@ from kept_trials import kept
 from searches import complete, epoch, search, toy_space
 
 from pipeline.settings.space import parse_space
+from pipeline.study.beginning import counted
 from pipeline.study.forecast import Forecast, forecast
-from pipeline.study.observations import counted
 from pipeline.study.sources import Source, sources
 
 

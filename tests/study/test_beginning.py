@@ -19,9 +19,9 @@ from pipeline.settings.observations import Observations
 from pipeline.settings.own_files import Source as OwnSource
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import OtherArithmetic
+from pipeline.study.beginning import Beginning, beginning, counted
 from pipeline.study.kept import Kept, settled, table_text
 from pipeline.study.ledger import Ledger
-from pipeline.study.observations import Beginning, beginning, counted
 from pipeline.study.plan import Planner
 from pipeline.study.reopen import to_reopen
 from pipeline.study.rows import trials_of
