@@ -68,6 +68,7 @@ class Slept:
     late: list[float]
     records: list[dict[str, Any]] = field(default_factory=list)
     first_epoch_that_counts: int = 0
+    spent: tuple[float, float] = (0.0, 0.0)
 
     @property
     def finished(self) -> bool:
@@ -78,7 +79,7 @@ class Slept:
         values = nelbos(self.number, self.epochs)[:epochs]
         self.records = [{"epoch": n, "nelbo_nats": v} for n, v in enumerate(values, 1)]
 
-    def run_epoch(self) -> dict[str, Any]:
+    def run_epoch(self, _: Callable[[], bool]) -> dict[str, Any]:
         begun = time.monotonic()
         time.sleep(self.unit)
         self.naps.append((begun, self.unit, self.number, len(self.records)))
@@ -118,7 +119,7 @@ class Sleeper:
 class Epochs:
     """In place of checkpoints: how many epochs a training had."""
 
-    of = ""
+    of, overdue = "", False
 
     def __init__(self, folder: Path, part: int, token: int):
         self._file = folder / "epochs"
