@@ -140,8 +140,17 @@ def _check_training(
     resumed.load_state_dict(weights)
     optimizers[2].load_state_dict(moments)
     _step(resumed, optimizers[2], images[1], noise[1])
-    if not _same(vae.state_dict(), resumed.state_dict()):
+    if not _same(vae.state_dict(), resumed.state_dict()) or not _same(
+        _measured(vae, images[0]), _measured(resumed, images[0])
+    ):
         raise _Fault("keeps state between calls that no checkpoint has: make it a buffer")
+
+
+@torch.no_grad()
+def _measured(vae: VAE, x: Tensor) -> dict[str, Tensor]:
+    """What it makes of images when it measures."""
+    mu, log_var = vae.eval().encode(x.clone())
+    return {"mu": mu, "log_var": log_var, "out": vae.decode(mu.clone())}
 
 
 def _step(vae: VAE, optimizer: torch.optim.Optimizer, x: Tensor, eps: Tensor) -> None:

@@ -54,6 +54,7 @@ def examine(kind: Any, shape: Shape) -> None:
     size = (IMAGES, likelihood.maps * shape[0], *shape[1:])
     out, x = torch.randn(size, generator=generator), _images(likelihood, shape, generator)
     _check_nll(likelihood, twin, out, x)
+    _check_state(kind, out, x)
     _check_gradient(likelihood, out.double(), x.double(), generator)
     _check_images(likelihood, out, shape)
     _check_constant(likelihood, size[1:], 0.35 + 0.3 * torch.rand(shape, generator=generator))
@@ -77,6 +78,24 @@ def _check_nll(likelihood: Likelihood, twin: Likelihood, out: Tensor, x: Tensor)
     alone = likelihood.nll(out[:1], x[:1])
     if not torch.allclose(alone, nll[:1], rtol=NEAR, atol=NEAR * float(nll.abs().max())):
         raise _Fault("nll depends on the batch when it measures: another answer to an image alone")
+
+
+def _check_state(kind: type[Likelihood], out: Tensor, x: Tensor) -> None:
+    """A training may be left in the midst of an epoch and after it, with its buffers alone."""
+    likelihood = kind()
+    for ended in (False, True):
+        likelihood.train().nll(out, x)
+        if ended:
+            likelihood.end_epoch()
+        resumed = kind()
+        resumed.load_state_dict(likelihood.state_dict())
+        found = []
+        for each in (likelihood, resumed):
+            trained = each.train().nll(out, x)
+            each.end_epoch()
+            found.append(torch.stack([trained, each.eval().nll(out, x)]))
+        if not torch.equal(*found):
+            raise _Fault("keeps state between calls that no checkpoint has: make it a buffer")
 
 
 def _check_gradient(

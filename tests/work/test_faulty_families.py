@@ -26,6 +26,7 @@ FAULTS = {
     "ForeignWeights": "draws other weights under the same seed",
     "State": "the encoder keeps state between calls: another answer after another batch",
     "TrainingState": "keeps state between calls that no checkpoint has: make it a buffer",
+    "MeasuredState": "keeps state between calls that no checkpoint has: make it a buffer",
     "InPlace": "the encoder changes its input in place",
     "BatchDependent": "the encoder depends on the batch when it measures",
     "Unused": "encoder.body.0.spare.weight has no effect: it is never used",

@@ -37,6 +37,7 @@ FAULTS = {
     "Unnormalized": "its probabilities integrate to 0.752 over real, not to 1",
     "NoSupport": "support must be levels, binary, unit, real or None, not 'pixels'",
     "Fails": "fails: line 116: NotImplementedError: later",
+    "OwnState": "keeps state between calls that no checkpoint has: make it a buffer",
 }
 
 
