@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from own_models import (
     READER_FILE,
     write_digits,
 )
+from repository import git
 from test_pipeline import ROOT, checkout, run
 
 pytestmark = pytest.mark.slow
@@ -79,3 +82,27 @@ def test_what_no_digest_covers_is_refused_in_one_line(file: str, tmp_path: Path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert f"{file}: line " in done.stderr
         assert "a file that a space names may import " in done.stderr
+
+
+def test_a_night_keeps_files_that_git_does_not_have(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone", {"own": yaml.safe_dump(SPACE)}, dvc=True)
+    shutil.rmtree(folder / ".dvc")
+    shutil.copy(ROOT / ".gitignore", folder)
+    git(folder, "init", "--quiet")
+    assert run(folder, "dvc", "init", "--quiet").returncode == 0
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "first")
+    (folder / "machine.yaml").write_text("workers: 1\ndevice: cpu\ntracking: none\n")
+    write_digits(folder / "digits.csv")
+    for file, text in FILES.items():
+        (folder / file).write_text(text)
+    done = run(folder, "python", "-m", "pipeline", "sweep", "own", "--add", "1")
+    assert done.returncode == 0, done.stderr
+    (night,) = (folder / "runs" / "nights").iterdir()
+    kept = json.loads((night / "summary.json").read_text())["experiment"]
+    assert kept == {"name": f"night-{night.name}", "why": ""}
+    for file in FILES:
+        (folder / file).unlink()
+    applied = run(folder, "dvc", "exp", "apply", kept["name"])
+    assert applied.returncode == 0, applied.stderr
+    assert {file: (folder / file).read_text() for file in FILES} == FILES

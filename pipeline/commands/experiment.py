@@ -1,8 +1,8 @@
 """A night as an experiment of DVC, without a stage being run once more.
 
 It is made in a clone where DVC has its own copies, so that neither the files that somebody edits
-nor a `dvc repro` are touched: the night's commit and what was changed since, each sweep with the
-budget that its outputs have, and the outputs.
+nor a `dvc repro` are touched: the night's commit, what was changed since and the files that spaces name, each sweep with the budget
+that its outputs have, and the outputs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.paths import COPIES, STAGES, Paths
 from pipeline.record import is_current
-from pipeline.settings.snapshot import own_data
-from pipeline.settings.space import load_space
+from pipeline.settings.snapshot import own_data, read
+from pipeline.settings.space import Space, load_space
 from pipeline.study.budget import budget_of
 from pipeline.work.budget_file import as_made
 
@@ -79,6 +79,7 @@ def _share_cache(root: Path, clone: Path) -> None:
 
 def _copy_outputs(root: Path, clone: Path, name: str) -> None:
     there, here = Paths(root, name), Paths(clone, name)
+    _copy_named(root, clone, read(there))
     asked = load_space(clone, name)
     made = as_made(asked, there)
     if not is_current("render", made, there):
@@ -89,6 +90,17 @@ def _copy_outputs(root: Path, clone: Path, name: str) -> None:
         _set(clone / "search_spaces" / f"{name}.yaml", *chosen)
     for stage in ("settings", *STAGES):
         shutil.copytree(there.stage(stage), here.stage(stage))
+
+
+def _copy_named(root: Path, clone: Path, space: Space) -> None:
+    """Files that a space names, wherever they lie and whether or not Git knows them."""
+    files = {file: source.text.encode() for file, source in space.sources.items()}
+    if table := space.search.observations:
+        files[table.file] = (root / table.file).read_bytes()
+    for file, content in files.items():
+        (clone / file).parent.mkdir(parents=True, exist_ok=True)
+        (clone / file).write_bytes(content)
+        _git(clone, "add", "--force", "--", file)
 
 
 def _set(file: Path, *values: str) -> None:
