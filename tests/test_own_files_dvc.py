@@ -85,7 +85,7 @@ def test_what_no_digest_covers_is_refused_in_one_line(file: str, tmp_path: Path)
 
 
 def test_a_night_keeps_files_that_git_does_not_have(tmp_path: Path) -> None:
-    folder = checkout(tmp_path / "clone", {"own": yaml.safe_dump(SPACE)}, dvc=True)
+    folder = checkout(tmp_path / "clone", {"2024": yaml.safe_dump(SPACE)}, dvc=True)
     shutil.rmtree(folder / ".dvc")
     shutil.copy(ROOT / ".gitignore", folder)
     git(folder, "init", "--quiet")
@@ -96,7 +96,7 @@ def test_a_night_keeps_files_that_git_does_not_have(tmp_path: Path) -> None:
     write_digits(folder / "digits.csv")
     for file, text in FILES.items():
         (folder / file).write_text(text)
-    done = run(folder, "python", "-m", "pipeline", "sweep", "own", "--add", "1")
+    done = run(folder, "python", "-m", "pipeline", "sweep", "2024", "--add", "1")
     assert done.returncode == 0, done.stderr
     (night,) = (folder / "runs" / "nights").iterdir()
     kept = json.loads((night / "summary.json").read_text())["experiment"]

@@ -1,12 +1,13 @@
 """A night as an experiment of DVC, without a stage being run once more.
 
 It is made in a clone where DVC has its own copies, so that neither the files that somebody edits
-nor a `dvc repro` are touched: the night's commit, what was changed since and the files that spaces name, each sweep with the budget
-that its outputs have, and the outputs.
+nor a `dvc repro` are touched: the night's commit, what was changed since and the files that
+spaces name, each sweep with the budget that its outputs have, and the outputs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,8 +24,8 @@ from pipeline.study.budget import budget_of
 from pipeline.work.budget_file import as_made
 
 SECONDS = 300.0  # of a command
-# Of DVC's own: comments of the file stay. Arguments: PATH, then KEY.KEY=NUMBER or =[NAME,…].
-SET = """import sys
+# Of DVC's own: comments of the file stay. Arguments: PATH, then KEY.KEY=JSON.
+SET = """import json, sys
 from dvc.utils.serialize import modify_yaml
 with modify_yaml(sys.argv[1]) as content:
     for word in sys.argv[2:]:
@@ -33,7 +34,7 @@ with modify_yaml(sys.argv[1]) as content:
         place = content
         for key in above:
             place = place.setdefault(key, {})
-        place[last] = int(value) if value.isdigit() else value.split(",")
+        place[last] = json.loads(value)
 """
 
 
@@ -57,7 +58,7 @@ def save_experiment(
         _share_cache(root, clone)
         for name in names:
             _copy_outputs(root, clone, name)
-        _set(clone / "params.yaml", f"spaces={','.join(names)}")
+        _set(clone / "params.yaml", f"spaces={json.dumps(names)}")
         own_data(clone)
         _dvc(clone, "commit", "--quiet", "--force")  # else dvc.lock is left out, where it is new
         _dvc(clone, "exp", "save", "--quiet", "--name", experiment)
@@ -85,7 +86,7 @@ def _copy_outputs(root: Path, clone: Path, name: str) -> None:
     if not is_current("render", made, there):
         raise UserError(f"search_spaces/{name}.yaml was edited when the night had begun")
     before, budget = budget_of(asked), budget_of(made)
-    chosen = [f"{key}={budget[key]}" for key in budget if budget[key] != before[key]]
+    chosen = [f"{key}={json.dumps(budget[key])}" for key in budget if budget[key] != before[key]]
     if chosen:
         _set(clone / "search_spaces" / f"{name}.yaml", *chosen)
     for stage in ("settings", *STAGES):
