@@ -25,6 +25,7 @@ MOST_BYTES = 1_000_000
 OURS = "pipeline.vae"  # all of the checkout that such a file may import: a model carries it
 # What imports without its being seen, or from elsewhere.
 LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport", "__import__"}
+READERS = {"importlib.metadata", "importlib.resources"}  # import nothing, under a name of their own
 PATHS = {"path", "path_hooks", "meta_path"}  # of `sys`
 SOURCES = "sources"  # of a section as it is recorded: the files that it names
 _NAME = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
@@ -142,9 +143,12 @@ def _check_import(node: ast.AST, root: Path, file: str) -> None:
     where = f"{file}: line {getattr(node, 'lineno', 0)}: a file that a space names"
     names: list[str] = []
     if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
+        names = [a.name for a in node.names if a.asname is None or a.name not in READERS]
     elif isinstance(node, ast.ImportFrom):
         names = ["." if node.level else str(node.module)]
+        if names == ["importlib"]:
+            names = [f"importlib.{alias.name}" for alias in node.names]
+        names = [name for name in names if name not in READERS]
         if names == ["sys"] and (found := PATHS & {alias.name for alias in node.names}):
             names.append(f"sys.{min(found)}")
     elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

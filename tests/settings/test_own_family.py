@@ -171,7 +171,9 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
         ("import search_spaces", "line 1: a file that a space names may"),
         ("def f():\n    import pipeline.study.ledger", "line 2: a file that a space names may"),
         ("import importlib", "line 1: .* may import by `import` alone, .* but got importlib: "),
-        ("from importlib import util", "by `import` alone, .* but got importlib: "),
+        ("from importlib import util", "by `import` alone, .* but got importlib.util: "),
+        ("import importlib.metadata", "by `import` alone, .* but got importlib.metadata: "),
+        ("from importlib import metadata, util", "by `import` alone, .* but got importlib.util: "),
         ("from runpy import run_path", "by `import` alone, .* but got runpy: "),
         ("x = __import__('helpers')", "by `import` alone, .* but got __import__: "),
         ("import sys\nsys.path.append('lib')", "line 2: .*`import` alone, .* but got sys.path: "),
@@ -194,6 +196,19 @@ def test_a_wrong_file_is_one_line(
         space_of(tmp_path / "checkout", source)
     assert str(caught.value).startswith(f"search_spaces/own.yaml: parameters.family: {FILE}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from importlib.metadata import version",
+        "from importlib import metadata, resources",
+        "import importlib.resources as files",
+    ],
+)
+def test_what_only_reads_of_packages_may_be_imported(tmp_path: Path, line: str) -> None:
+    source = FIELD.format("int", "3, meaning='x', low=1, high=9")
+    assert FILE in space_of(tmp_path, f"{source}\n{line}\n").sources
 
 
 @pytest.mark.parametrize(
