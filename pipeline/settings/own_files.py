@@ -11,7 +11,6 @@ import ast
 import hashlib
 import importlib.util
 import re
-import site
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -187,8 +186,10 @@ def _place(top: str) -> Path | None:
 
 
 def _is_installed(place: Path) -> bool:
-    """Whether a module is Python's own, or was put where packages are."""
-    paths = sysconfig.get_paths()
-    folders = [paths[each] for each in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return any(Path(each).resolve() in place.parents for each in folders)
+    """Whether a module is Python's own, or was put where packages are: on a cluster also those of
+    an environment that PYTHONPATH names."""
+    own = [Path(sysconfig.get_path(each)).resolve() for each in ("stdlib", "platstdlib")]
+    return any(
+        folder in own or folder.name in ("site-packages", "dist-packages")
+        for folder in place.parents
+    )

@@ -95,7 +95,7 @@ def following(
             relayed = False  # the error is the only line
             raise
         finally:
-            late = _finish(process, told, space.name)
+            late = _finish(process, told, _late(space.name, machine))
             if relayed:
                 _relay(said, late)
 
@@ -139,13 +139,19 @@ def _follow(root: Path, machine: Machine, name: str) -> Iterator[str]:
         pause = min(pause, LONGEST_SECONDS)
     last = ledger.impatient(SHORTEST_SECONDS)  # the command has waited, or waits for us
     space = read(paths)  # whose budget a deadline may have chosen meanwhile
+    away: Exception | None = None
+    if machine.tracking != "none":
+        try:
+            yield _sync(Sweep(space, paths, last, done=command.done), machine)
+        except (MirrorUnavailable, StorageAway, UserError) as error:
+            away = error
     if machine.optuna is not None:
         study = LiveStudy(space, paths, last, machine.optuna)
         study.look(command.done)
         if said := study.text():
             yield said
-    if machine.tracking != "none":
-        yield _sync(Sweep(space, paths, last, done=command.done), machine)
+    if away:
+        raise away
 
 
 def _send(sweep: Sweep, mirror: Mirror, sampler: Sampler, done: str) -> bool:
@@ -210,8 +216,18 @@ def _tell(told: IO[str], stage: str) -> None:
         told.flush()
 
 
-def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> str:
-    """Waits for the last sync, though not for ever; what it has left undone, in words."""
+def _late(name: str, machine: Machine) -> str:
+    """What to say of a mirror that was ended before it had sent all."""
+    if machine.tracking != "none":
+        return f"MLflow is behind: `python -m pipeline sync {name}` sends the rest\n"
+    return (
+        f"Optuna's study is behind: `python -m pipeline export {name} --optuna URL` writes the"
+        " rest\n"
+    )
+
+
+def _finish(process: subprocess.Popen[str], told: IO[str], late: str) -> str:
+    """Waits for the last sync, though not for ever; `late` if it has not come to its end."""
     with suppress(BrokenPipeError):
         told.close()
     try:
@@ -221,7 +237,7 @@ def _finish(process: subprocess.Popen[str], told: IO[str], name: str) -> str:
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
         process.kill()
-        return f"MLflow is behind: `python -m pipeline sync {name}` sends the rest\n"
+        return late
     return ""
 
 

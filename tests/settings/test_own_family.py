@@ -198,6 +198,18 @@ def test_a_wrong_file_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_packages_of_an_environment_that_pythonpath_names_may_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As modules of a cluster do."""
+    packages = tmp_path / "modules" / "torch" / "lib" / "python3" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "lent.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(packages)
+    source = FIELD.format("int", "3, meaning='x', low=1, high=9")
+    assert FILE in space_of(tmp_path / "checkout", f"{source}\nimport lent\n").sources
+
+
 @pytest.mark.parametrize(
     "line",
     [
