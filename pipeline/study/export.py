@@ -85,9 +85,10 @@ def export(
 
 def _goes_on(there: FrozenTrial, ours: FrozenTrial | None) -> bool:
     """Whether a trial of the storage can come to be as ours is."""
-    if ours is None or there.state.is_finished():
-        known = ours is not None and there.user_attrs.get(MARK) == ours.user_attrs[MARK]
-        return known or not there.state.is_finished()
+    if ours is None:
+        return not there.state.is_finished()
+    if there.state.is_finished():
+        return bool(there.user_attrs.get(MARK) == ours.user_attrs[MARK])
     curve = ours.intermediate_values
     same = all(curve.get(step) == value for step, value in there.intermediate_values.items())
     return same and there.params == ours.params
