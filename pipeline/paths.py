@@ -9,6 +9,16 @@ STAGES = ("prepare", "search", "retrain", "evaluate", "render")
 COPIES = (".dvc", "tmp", "exps")  # where DVC copies a checkout to
 
 
+class _Output:
+    """The output folder of a stage, or a file in it."""
+
+    def __init__(self, stage: str, file: str = ""):
+        self._stage, self._file = stage, file
+
+    def __get__(self, paths: Paths, _: type[Paths]) -> Path:
+        return paths.stage(self._stage) / self._file
+
+
 @dataclass(frozen=True)
 class Paths:
     """The files of the sweep `name` in the checkout `root`."""
@@ -24,98 +34,34 @@ class Paths:
         """The output folder of a stage (a DVC out)."""
         return self.runs / self.name / stage
 
-    @property
-    def settings(self) -> Path:
-        """What the stages work from, a file a section (a DVC out too)."""
-        return self.stage("settings")
+    settings = _Output("settings")  # what the stages work from, a file a section (a DVC out too)
 
-    @property
-    def prepare(self) -> Path:
-        return self.stage("prepare")
+    prepare = _Output("prepare")
+    manifest = _Output("prepare", "manifest.json")
+    samples = _Output("prepare", "samples.png")
+    held_out = _Output("prepare", "held_out_images.npy")
 
-    @property
-    def manifest(self) -> Path:
-        return self.prepare / "manifest.json"
+    search = _Output("search")
+    trials_table = _Output("search", "trials.csv")
+    curves_table = _Output("search", "curves.csv")
+    best = _Output("search", "best.json")
+    search_record = _Output("search", "study.json")
 
-    @property
-    def samples(self) -> Path:
-        return self.prepare / "samples.png"
+    retrain = _Output("retrain")
+    config = _Output("retrain", "config.json")
+    winner = _Output("retrain", "winner.json")
+    candidates_table = _Output("retrain", "candidates.csv")
+    history_table = _Output("retrain", "history.csv")
+    runs_record = _Output("retrain", "runs.json")
+    measured = _Output("retrain", "measured.npy")
+    model = _Output("retrain", "model.safetensors")
 
-    @property
-    def held_out(self) -> Path:
-        return self.prepare / "held_out_images.npy"
+    evaluate = _Output("evaluate")
+    metrics = _Output("evaluate", "metrics.json")
+    headline = _Output("evaluate", "headline.json")
 
-    @property
-    def search(self) -> Path:
-        return self.stage("search")
-
-    @property
-    def trials_table(self) -> Path:
-        return self.search / "trials.csv"
-
-    @property
-    def curves_table(self) -> Path:
-        return self.search / "curves.csv"
-
-    @property
-    def best(self) -> Path:
-        return self.search / "best.json"
-
-    @property
-    def search_record(self) -> Path:
-        return self.search / "study.json"
-
-    @property
-    def retrain(self) -> Path:
-        return self.stage("retrain")
-
-    @property
-    def config(self) -> Path:
-        return self.retrain / "config.json"
-
-    @property
-    def winner(self) -> Path:
-        return self.retrain / "winner.json"
-
-    @property
-    def candidates_table(self) -> Path:
-        return self.retrain / "candidates.csv"
-
-    @property
-    def history_table(self) -> Path:
-        return self.retrain / "history.csv"
-
-    @property
-    def runs_record(self) -> Path:
-        return self.retrain / "runs.json"
-
-    @property
-    def measured(self) -> Path:
-        return self.retrain / "measured.npy"
-
-    @property
-    def model(self) -> Path:
-        return self.retrain / "model.safetensors"
-
-    @property
-    def evaluate(self) -> Path:
-        return self.stage("evaluate")
-
-    @property
-    def metrics(self) -> Path:
-        return self.evaluate / "metrics.json"
-
-    @property
-    def headline(self) -> Path:
-        return self.evaluate / "headline.json"
-
-    @property
-    def render(self) -> Path:
-        return self.stage("render")
-
-    @property
-    def report(self) -> Path:
-        return self.render / "report.html"
+    render = _Output("render")
+    report = _Output("render", "report.html")
 
     @property
     def nights(self) -> Path:
