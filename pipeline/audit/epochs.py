@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.results.keys import EPOCH, KEPT, OUTCOME, PARTS, PER_DIMENSION, TIMES, TRAIN
 from pipeline.results.states import FINISHED, State
 from pipeline.study.rows import Part, Trial
-from pipeline.vae.course import Course, course
+from pipeline.vae.course import Played, play
 from pipeline.vae.schedule import lr_factor
 from pipeline.vae.setting import Setting
 
@@ -31,7 +31,7 @@ def findings(
         return
     for number, record in enumerate(trial.curve, start=1):
         yield from _epoch(setting, number, record)
-    played = course(setting, epochs, trial.curve)
+    played = play(setting, epochs, trial.curve)
     steps = math.ceil(images / setting.batch_size)
     for record, plateau in zip(trial.curve, played.factors, strict=True):
         last = record["epoch"] * steps - 1
@@ -72,7 +72,7 @@ def _epoch(setting: Setting, number: int, record: dict[str, Any]) -> Iterator[st
         yield f"epoch {number}: active_units {record['active_units']} of {latents}"
 
 
-def _result(trial: Trial | Part, played: Course) -> Iterator[str]:
+def _result(trial: Trial | Part, played: Played) -> Iterator[str]:
     if trial.state == State.FAILED:
         if trial.result is not None:
             yield "failed, but has a result"
@@ -93,7 +93,7 @@ def _result(trial: Trial | Part, played: Course) -> Iterator[str]:
         yield f"is said to be trained too little, but is below the train-mean image's {limit}"
 
 
-def _reason(trial: Trial | Part, played: Course) -> Iterator[str]:
+def _reason(trial: Trial | Part, played: Played) -> Iterator[str]:
     reason = trial.reason or ""
     if bool(reason) != (trial.state == State.FAILED):
         yield f"{trial.state} with reason {trial.reason!r}: a failure has one, and nothing else"

@@ -31,7 +31,7 @@ from pipeline.study.kept import Kept, Origin, read_table
 from pipeline.study.plan import Planner
 from pipeline.study.rows import Part
 from pipeline.vae.cost import epoch_cost
-from pipeline.vae.course import course
+from pipeline.vae.course import play
 from pipeline.vae.setting import read_setting
 
 Shape = tuple[int, int, int]
@@ -231,7 +231,7 @@ def _parts(
     if not paused:
         until = next(rung for rung in rungs if rung >= max(epochs, planner.first_pause(chosen)))
         ends.append((until, State(line.state)))
-    played = course(read_setting(space.record(chosen)), space.search.epochs, line.curve)
+    played = play(read_setting(space.record(chosen)), space.search.epochs, line.curve)
     kept = {"study": line.study, "number": line.number, "seed": line.seed}
     since = 0
     for index, (until, state) in enumerate(ends):

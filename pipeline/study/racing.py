@@ -11,7 +11,7 @@ from pipeline.results.states import State
 from pipeline.settings.space import Space
 from pipeline.study.race import Race, Rules, Run, replay
 from pipeline.study.rows import Part, Trial
-from pipeline.vae.course import Course, course
+from pipeline.vae.course import Played, play
 from pipeline.vae.schedule import kl_warmup_end
 from pipeline.vae.setting import read_setting
 
@@ -85,5 +85,5 @@ def _seed(trial: Trial | Part) -> int:
     return trial.trial if isinstance(trial, Part) else trial.number
 
 
-def _played(space: Space, parameters: Parameters, trial: Trial | Part) -> Course:
-    return course(read_setting(space.record(parameters)), space.retrain.epochs, trial.curve)
+def _played(space: Space, parameters: Parameters, trial: Trial | Part) -> Played:
+    return play(read_setting(space.record(parameters)), space.retrain.epochs, trial.curve)

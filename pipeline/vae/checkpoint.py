@@ -59,7 +59,7 @@ def save_training(path: Path, training: Training, of: str = "") -> None:
         average = training.average.vae.state_dict()
         tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     tensors |= {f"first.{name}": tensor for name, tensor in training.first_weights.items()}
-    if training.best_epoch != len(training.records) or training.taken:
+    if training.course.best_epoch != len(training.records) or training.taken:
         tensors |= {f"best.{name}": tensor for name, tensor in training.best_weights.items()}
     for name, values in training.optimizer.state.items():
         tensors |= {f"optimizer.{name}.{index}": value for index, value in enumerate(values)}
@@ -68,8 +68,8 @@ def save_training(path: Path, training: Training, of: str = "") -> None:
         "records": training.records,
         "taken": training.taken,
         "spent": training.spent,
-        "early_stopping": training.early_stopping_state(),
-        "plateau": training.plateau.state(),
+        "early_stopping": training.course.state(),
+        "plateau": training.course.plateau.state(),
     }
     _save(path, tensors, {"training": json.dumps(progress), "of": of})
 
@@ -91,10 +91,10 @@ def load_training(path: Path, training: Training, of: str = "") -> None:
         training.average.vae.load_state_dict(_under(tensors, "average."))
     training.first_weights = _under(tensors, "first.")
     training.records[:] = progress["records"]
-    training.restore_early_stopping(progress["early_stopping"])
-    training.plateau.restore(progress["plateau"])
+    training.course.restore(len(training.records), progress["early_stopping"])
+    training.course.plateau.restore(progress["plateau"])
     best = _under(tensors, "best.")
-    if not best and training.best_epoch:
+    if not best and training.course.best_epoch:
         best = _under(tensors, "average." if training.average else "model.")
     training.best_weights = best
     for name, values in training.optimizer.state.items():

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from pipeline.seeds import derive_seed
 from pipeline.vae.average import STRIDE, WeightAverage
+from pipeline.vae.course import Course
 from pipeline.vae.families.mlp import Mlp
 from pipeline.vae.measure import elbo, mean_image
 from pipeline.vae.model import VAE, build, center
 from pipeline.vae.optimizer import Optimizer
-from pipeline.vae.schedule import Plateau, kl_warmup_end, kl_weight, lr_factor
+from pipeline.vae.schedule import kl_weight, lr_factor
 from pipeline.vae.setting import Setting
 from pipeline.vae.steps import Capture, EagerSteps, GraphedSteps, Step, Steps, capture
 
@@ -74,12 +75,9 @@ class Training:
         self.spent = (0.0, 0.0)  # seconds and core-seconds in it, kept for who counts them
         self._begun = False  # that epoch, by this object
         self._left: dict[str, Tensor] = {}  # what it was at when it was left
-        self.best_epoch = 0  # 0: none yet
+        self.course = Course(setting, epochs)
         self.best_weights: dict[str, Tensor] = {}
-        self.plateau = Plateau(setting)
         self.first_weights: dict[str, Tensor] = {}
-        self._best_value = math.inf
-        self._waited = 0
 
     @property
     def model(self) -> VAE:
@@ -87,16 +85,9 @@ class Training:
         return self.average.vae if self.average else self.vae
 
     @property
-    def first_epoch_that_counts(self) -> int:
-        """The first epoch after the KL warm-up, from which best weights and stopping count."""
-        return kl_warmup_end(self.setting, self.epochs) + 1
-
-    @property
     def finished(self) -> bool:
         """Whether the budget is spent or early stopping has struck."""
-        patience = self.setting.patience
-        stopped = patience is not None and self._waited > 0 and self._waited >= patience
-        return len(self.records) >= self.epochs or stopped
+        return self.course.over
 
     @property
     def steps(self) -> int:
@@ -106,9 +97,7 @@ class Training:
     @property
     def kept_epoch(self) -> int:
         """The epoch (from 1) whose weights are the training's result."""
-        return self.best_epoch if self.setting.restore_best and self.best_epoch else len(
-            self.records
-        )  # fmt: skip
+        return self.course.kept
 
     def kept_weights(self) -> dict[str, Tensor]:
         """The weights after `kept_epoch`."""
@@ -143,16 +132,12 @@ class Training:
         }
         if not math.isfinite(record["nelbo_nats"]):
             raise Diverged(f"the validation NELBO is not finite in epoch {epoch}")
-        self._judge(record)
+        if epoch == 1:
+            self.first_weights = _copy(self.model.state_dict())
+        if self.course.observe(record):
+            self.best_weights = _copy(self.model.state_dict())
         self.records.append(record)
         return record
-
-    def early_stopping_state(self) -> list[float]:
-        """What `_judge` has seen, for a checkpoint."""
-        return [self.best_epoch, self._best_value, self._waited]
-
-    def restore_early_stopping(self, state: list[float]) -> None:
-        self.best_epoch, self._best_value, self._waited = int(state[0]), state[1], int(state[2])
 
     def state_within_epoch(self) -> dict[str, Tensor]:
         """What an epoch that was left needs to go on, for a checkpoint."""
@@ -167,7 +152,7 @@ class Training:
         batch = self.setting.batch_size
         steps = math.ceil(len(self._train) / batch)
         first, total = (epoch - 1) * steps, steps * self.epochs
-        peak = self.setting.lr * self.plateau.factor
+        peak = self.setting.lr * self.course.plateau.factor
         lrs = [peak * lr_factor(self.setting, first + n, total) for n in range(steps)]
         weights = [kl_weight(self.setting, first + n, total, steps) for n in range(steps)]
         if not self._begun:
@@ -200,22 +185,6 @@ class Training:
         state = [*self.vae.state_dict().values(), *moments]
         batch_size = self.setting.batch_size
         return GraphedSteps(self._step, len(self._train), batch_size, state, capture)
-
-    def _judge(self, record: dict[str, Any]) -> None:
-        """Best weights, early stopping and the plateau schedule, after the KL warm-up."""
-        epoch = record["epoch"]
-        if epoch == 1:
-            self.first_weights = _copy(self.model.state_dict())
-        if epoch < self.first_epoch_that_counts:
-            return
-        value = record["nelbo_nats" if self.setting.monitor == "total" else "recon_nats"]
-        if self.setting.schedule == "plateau":
-            self.plateau.observe(value)
-        if value < self._best_value - self.setting.min_delta:
-            self._best_value, self._waited, self.best_epoch = value, 0, epoch
-            self.best_weights = _copy(self.model.state_dict())
-        else:
-            self._waited += 1
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:

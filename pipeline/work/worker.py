@@ -294,7 +294,7 @@ class Worker:
             search,
             [record["nelbo_nats"] for record in training.records],
             watch.planner.curves(number),
-            training.first_epoch_that_counts,
+            training.course.first,
         )
 
 

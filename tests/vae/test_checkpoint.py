@@ -102,7 +102,7 @@ def test_going_on_keeps_patience_and_best_weights(file: Path) -> None:
 def test_going_on_keeps_the_plateau(file: Path) -> None:
     changes = {"lr": 0.05, "schedule": "plateau", "plateau_patience": 1}
     whole = assert_equal_to_uninterrupted(file, epochs=15, **changes)
-    assert whole.plateau.factor < 0.5
+    assert whole.course.plateau.factor < 0.5
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -130,7 +130,7 @@ def test_the_best_weights_are_in_the_file_only_if_they_are_not_the_current_ones(
     while not jumping.finished:
         jumping.run_epoch()
         save_training(file, jumping)
-        current = jumping.best_epoch == len(jumping.records)
+        current = jumping.course.best_epoch == len(jumping.records)
         with safe_open(file, framework="pt") as content:
             names = content.keys()
         assert any(name.startswith("best.") for name in names) != current

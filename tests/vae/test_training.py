@@ -274,7 +274,7 @@ def test_the_monitor_decides_which_epoch_is_kept(
 def test_a_plateau_waits_for_the_end_of_the_kl_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, [1.0, 2.0, 3.0, 9.0, 8.0])
     waiting = training(schedule="plateau", plateau_patience=1, kl_warmup_epochs=4, epochs=5)
-    assert run(waiting).plateau.factor == 1.0
+    assert run(waiting).course.plateau.factor == 1.0
 
 
 def test_kl_warm_up_enters_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
