@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder, recover_folder, sha256_of, write_json
+from pipeline.files import atomic_folder, read_json, recover_folder, sha256_of, write_json
 from pipeline.paths import Paths
 
 if TYPE_CHECKING:
@@ -91,6 +91,18 @@ def open_stage(paths: Paths, stage: str, files: Iterable[str] | None = None) -> 
         if content != record.outputs[name]:
             raise _refusal(paths, stage, name, f"is not what {stage} wrote")
     return record
+
+
+def checked(paths: Paths, file: Path) -> Path:
+    """A file of a stage's output, if it is as the stage left it. Raises UserError."""
+    open_stage(paths, file.parent.name, [file.name])
+    return file
+
+
+def prepared_sha256(paths: Paths) -> str:
+    """The digest of the prepared data. Raises UserError if there are none."""
+    digest: str = read_json(checked(paths, paths.manifest))["sha256"]
+    return digest
 
 
 def belongs(paths: Paths, stage: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import read_json, read_table
 from pipeline.paths import STAGES, Paths
-from pipeline.record import open_inputs, open_stage
+from pipeline.record import checked, open_inputs, prepared_sha256
 from pipeline.settings.space import Space, load_space
 
 if TYPE_CHECKING:
@@ -70,40 +70,36 @@ class Sweep:
         searched hyperparameters. `live`: as they are in the ledger now, those at work too."""
         if live:
             return self._live("trials")
-        open_stage(self.paths, "search", [self.paths.trials_table.name])
-        return read_table(self.paths.trials_table)
+        return read_table(checked(self.paths, self.paths.trials_table))
 
     def curves(self, *, live: bool = False) -> pd.DataFrame:
         """The learning curves of the search, a row for each trial and epoch."""
         if live:
             return self._live("curves")
-        open_stage(self.paths, "search", [self.paths.curves_table.name])
-        return read_table(self.paths.curves_table)
+        return read_table(checked(self.paths, self.paths.curves_table))
 
     def candidates(self) -> pd.DataFrame:
         """The retrained candidates with their intervals, a row each."""
-        open_stage(self.paths, "retrain", [self.paths.candidates_table.name])
-        return read_table(self.paths.candidates_table)
+        return read_table(checked(self.paths, self.paths.candidates_table))
 
     def history(self) -> pd.DataFrame:
         """The learning curves of the candidates, a row for each candidate, seed and epoch."""
-        open_stage(self.paths, "retrain", [self.paths.history_table.name])
-        return read_table(self.paths.history_table)
+        return read_table(checked(self.paths, self.paths.history_table))
 
     @property
     def best(self) -> dict[str, Any]:
         """The search's ranking: `number`, `nelbo_nats`, `parameters` of the best trials."""
-        return self._json("search", self.paths.best)
+        return self._json(self.paths.best)
 
     @property
     def winner(self) -> dict[str, Any]:
         """The winner among the candidates, and the sentence on how sure that is."""
-        return self._json("retrain", self.paths.winner)
+        return self._json(self.paths.winner)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The winner on the test images; nats an image unless a name says otherwise."""
-        return self._json("evaluate", self.paths.metrics)
+        return self._json(self.paths.metrics)
 
     def model(self) -> VaeModel:
         """The winner, on the CPU: encode, decode, reconstruct, sample, nelbo; `.module` is the
@@ -131,9 +127,8 @@ class Sweep:
         prepare_process()
         return Single(space, self.paths)
 
-    def _json(self, stage: str, file: Path) -> dict[str, Any]:
-        open_stage(self.paths, stage, [file.name])
-        content: dict[str, Any] = read_json(file)
+    def _json(self, file: Path) -> dict[str, Any]:
+        content: dict[str, Any] = read_json(checked(self.paths, file))
         return content
 
     def _live(self, table: str) -> pd.DataFrame:
@@ -148,8 +143,7 @@ class Sweep:
         from pipeline.work.budget_file import as_worked_on
 
         space = as_worked_on(self.space, self.paths)
-        open_stage(self.paths, "prepare", [self.paths.manifest.name])
-        study = search_study(space, read_json(self.paths.manifest)["sha256"])
+        study = search_study(space, prepared_sha256(self.paths))
         with reading(load_machine(self.paths.root), self.paths) as ledger:
             trials = trials_of(belonging(space, ledger.parts(study.id)))
         live = (

@@ -15,7 +15,7 @@ from pipeline.commands.status import current_studies
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import open_stage
+from pipeline.record import checked
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names
@@ -96,10 +96,11 @@ def _forks(root: Path, ledger: Ledger, name: str) -> list[str]:
     if not paths.manifest.exists():
         return []  # then nobody can tell which of them is the present one
     kept = set(current_studies(space, paths))
-    for stage, file in (("search", paths.best), ("retrain", paths.winner)):
-        if file.exists():
-            open_stage(paths, stage, [file.name])
-            kept.add(read_json(file)["study"])
+    kept |= {
+        read_json(checked(paths, file))["study"]
+        for file in (paths.best, paths.winner)
+        if file.exists()
+    }
     known = [study for kind in Kind for study in ledger.studies(name, kind)]
     return [study for study in known if study not in kept]
 

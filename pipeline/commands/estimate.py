@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import open_stage
+from pipeline.record import checked
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.own_data import own_place
@@ -89,8 +89,7 @@ def find_images(space: Space, paths: Paths) -> Images:
     """
     data = space.data
     if paths.manifest.exists():
-        open_stage(paths, "prepare", [paths.manifest.name])
-        manifest = read_json(paths.manifest)
+        manifest = read_json(checked(paths, paths.manifest))
         if manifest["data"] == data.name and data.path is None:
             counts, (c, h, w) = manifest["counts"], manifest["shape"]
             note = f"{counts['train']:,} to train on, {c}×{h}×{w}: prepared"

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
-from pipeline.record import open_stage
+from pipeline.record import checked
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names
@@ -36,8 +36,8 @@ def _row(root: Path, name: str, workers: int) -> tuple[str, ...]:
             name,
             space.data.name,
             f"{workers} at work" if workers else _state(paths),
-            _nelbo(paths, "search", paths.best),
-            _nelbo(paths, "evaluate", paths.metrics),
+            _nelbo(paths, paths.best),
+            _nelbo(paths, paths.metrics),
             size([paths.runs / name]),
         )
     except UserError as error:
@@ -55,11 +55,10 @@ def _state(paths: Paths) -> str:
     return "complete" if done == "render done" else done
 
 
-def _nelbo(paths: Paths, stage: str, file: Path) -> str:
+def _nelbo(paths: Paths, file: Path) -> str:
     if not file.exists():
         return "–"
-    open_stage(paths, stage, [file.name])
-    value = read_json(file)["nelbo_nats"]
+    value = read_json(checked(paths, file))["nelbo_nats"]
     return "–" if value is None else f"{value:.2f}"
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
 from pipeline.paths import Paths
 from pipeline.settings import deadline
-from pipeline.work.owners import is_dead, is_here, owner_name
+from pipeline.work.owners import is_gone, owner_name
 from pipeline.work.progress import clock_time
 
 Entry = dict[str, Any]  # of a sweep
@@ -85,7 +85,7 @@ def read_nights(root: Path) -> list[dict[str, Any]]:
     """
     nights = [_read(file) for file in Paths(root, "").nights.glob("*/summary.json")]
     for night in nights:
-        if night["state"] == "at work" and is_here(night["owner"]) and is_dead(night["owner"]):
+        if night["state"] == "at work" and is_gone(night["owner"]):
             _bury(night)
     return sorted(nights, key=_began)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import open_stage
+from pipeline.record import prepared_sha256
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_files import read_source
 from pipeline.settings.space import Space, load_space
@@ -31,7 +31,7 @@ def reproduce_trial(
     such trial, or if its data are not prepared here.
     """
     paths = Paths(root, name)
-    data = _data(paths)
+    data = prepared_sha256(paths)
     wanted = study or search_study(load_space(root, name), data).id
     with reading(machine, paths, PATIENCE_SECONDS) as ledger:
         trials = ledger.trials(wanted)
@@ -95,13 +95,6 @@ def check_data(study: str, spec: dict[str, Any], prepared: str, name: str) -> No
             f" runs/{name}/prepare holds {prepared[:12]}: write its space back (`python -m pipeline"
             f" space {study}`), then run `python -m pipeline prepare {name}`"
         )
-
-
-def _data(paths: Paths) -> str:
-    """The digest of the prepared data. Raises UserError if there are none."""
-    open_stage(paths, "prepare", [paths.manifest.name])
-    digest: str = read_json(paths.manifest)["sha256"]
-    return digest
 
 
 def _found(ledger: Ledger, study: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

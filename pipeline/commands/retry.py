@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import open_stage
+from pipeline.record import checked, prepared_sha256
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
@@ -31,8 +31,7 @@ def retry_failed(root: Path, machine: Machine, name: str, number: int | None) ->
     space, paths = load_space(root, name), Paths(root, name)
     if not paths.manifest.exists():
         raise UserError(f"retry {name}: no data: run `python -m pipeline prepare {name}` first")
-    open_stage(paths, "prepare", [paths.manifest.name])
-    data = read_json(paths.manifest)["sha256"]
+    data = prepared_sha256(paths)
     nothing = f"retry {name}: nothing has failed: there is nothing to try again"
     if not has_ledger(machine, paths):
         raise UserError(nothing)
@@ -69,8 +68,7 @@ def _candidates(space: Space, paths: Paths, data: str) -> list[Study]:
     """The present ones, if the search has ended."""
     if not paths.best.exists():
         return []
-    open_stage(paths, "search", [paths.best.name])
-    entries = read_json(paths.best)["ranking"][: space.retrain.top]
+    entries = read_json(checked(paths, paths.best))["ranking"][: space.retrain.top]
     return [candidate_study(space, data, entry["parameters"]) for entry in entries]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import belongs, is_made, open_stage
+from pipeline.record import belongs, checked, is_made, prepared_sha256
 from pipeline.results.states import RANKED, Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space, space_names
@@ -83,12 +83,10 @@ def current_studies(space: Space, paths: Paths) -> dict[str, Study]:
 
     if not is_made(paths, "prepare"):
         return {}
-    open_stage(paths, "prepare", [paths.manifest.name])
-    data = read_json(paths.manifest)["sha256"]
+    data = prepared_sha256(paths)
     studies = [search_study(space, data)]
     if is_made(paths, "search") and belongs(paths, "search"):
-        open_stage(paths, "search", [paths.best.name])
-        ranking = read_json(paths.best)["ranking"][: space.retrain.top]
+        ranking = read_json(checked(paths, paths.best))["ranking"][: space.retrain.top]
         studies += [candidate_study(space, data, entry["parameters"]) for entry in ranking]
     return {study.id: study for study in studies}
 
@@ -193,16 +191,15 @@ def _epochs(trial: Trial, current: Study | None) -> str:
 
 def _holder(trial: Trial, now: float) -> str:
     from pipeline.study.ledger import LEASE_SECONDS
-    from pipeline.work.owners import host_name, is_dead, is_here, process_number
+    from pipeline.work.owners import is_gone, is_here, shown
 
     if trial.owner is None:
         return "held by nobody: it goes on with the next worker"
     age = now - (trial.expires - LEASE_SECONDS)
-    lives = is_here(trial.owner) and not is_dead(trial.owner)
+    lives = is_here(trial.owner) and not is_gone(trial.owner)
     what = "stands still" if lives else "is gone"
     over = "" if now < trial.expires else f": its worker {what}, the next one takes it over"
-    holder = f"process {process_number(trial.owner)} on {host_name(trial.owner)}"
-    return f"held by {holder}, renewed {age:.0f} s ago{over}"
+    return f"held by {shown(trial.owner)}, renewed {age:.0f} s ago{over}"
 
 
 def _disk(paths: Paths, study: str) -> str:

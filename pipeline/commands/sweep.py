@@ -37,7 +37,7 @@ from pipeline.study.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
 from pipeline.work.budget_file import as_made, as_worked_on
 from pipeline.work.lineage import NIGHT, commit_and_diff
-from pipeline.work.owners import host_name, is_dead, is_here, owner_name, process_number
+from pipeline.work.owners import is_gone, owner_name, shown
 
 SKIPPED, WRONG, BUG = 75, 2, 1  # exit codes
 WAIT_SECONDS = 120.0  # for an earlier one to end
@@ -87,10 +87,11 @@ def sweep(
 
 
 def _skip(night: Night, other: str) -> int:
-    who = f"process {process_number(other)} on {host_name(other)}"
     for entry in night.content["sweeps"]:
         entry |= {"state": "skipped", "why": "another `sweep` is at work"}
-    night.end("skipped", f"after {WAIT_SECONDS:.0f} s another `sweep` is still at work ({who})")
+    night.end(
+        "skipped", f"after {WAIT_SECONDS:.0f} s another `sweep` is still at work ({shown(other)})"
+    )
     say(f"sweep: skipped: {night.content['why']}")
     return SKIPPED
 
@@ -228,17 +229,13 @@ def _turns(root: Path, machine: Machine, names: list[str]) -> Iterator[str | Non
     with ExitStack() as held:
         ledger = held.enter_context(closing(Ledger(storage_url(machine, Paths(root, "")))))
         for name in sorted(names):  # in one order, so that no two wait for each other
-            while (holder := take_turn(ledger, f"sweep {name}", owner, _is_gone)) != owner:
+            while (holder := take_turn(ledger, f"sweep {name}", owner, is_gone)) != owner:
                 if time.monotonic() > end:
                     yield holder
                     return
                 time.sleep(POLL_SECONDS)
             held.enter_context(renewed(ledger, f"sweep {name}", owner, _lost))
         yield None
-
-
-def _is_gone(owner: str) -> bool:
-    return is_here(owner) and is_dead(owner)
 
 
 def _lost() -> None:

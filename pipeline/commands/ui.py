@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.guard import guarded
 from pipeline.errors import UserError
+from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import space_names
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
+
+# MLflow finds `pipeline.tracking.pages` by this. It is given to the server alone: what a shared
+# environment has installed may be another checkout's.
+APP = "vae_pipeline"
+ENTRY_POINTS = f"[mlflow.app]\n{APP} = pipeline.tracking.pages:app\n"
 
 
 def serve_ui(root: Path, machine: Machine, port: int) -> int:
@@ -43,18 +49,18 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
 
 def _serve(root: Path, store: Store, port: int) -> int:
     from pipeline.tracking.moved import came_along, take_along
-    from pipeline.tracking.store import connect, outages, ui_command, write_app
+    from pipeline.tracking.store import connect, outages
     from pipeline.tracking.views import COMPARE, SHARED, compare_link, links
 
     with tempfile.TemporaryDirectory() as folder:
         argv, extra = ui_command(store, Path(folder), port)
+        write_text(Path(folder) / f"{APP}.dist-info" / "entry_points.txt", ENTRY_POINTS)
         client = connect(store.uri)  # creates the store, so that the server need not
         with outages(store.uri):
             found = {name: client.get_experiment_by_name(name) for name in space_names(root)}
         for name, experiment in found.items():
             if experiment and came_along(store, name, experiment.artifact_location):
                 take_along(store, name, experiment.artifact_location)
-        write_app(Path(folder))
         server = f"http://127.0.0.1:{port}"
         _say(f"MLflow: {server} (Ctrl-C ends it)")
         for name, experiment in found.items():
@@ -70,6 +76,30 @@ def _serve(root: Path, store: Store, port: int) -> int:
             _say(f"  {names}: {server}/{link}")
         with guarded(argv, {**os.environ, **extra}) as process:
             return process.wait()
+
+
+def ui_command(store: Store, apps: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command that serves MLflow's pages on this machine alone, and its extra environment.
+
+    The URI travels in the environment, because everyone can read a command line; `apps` is the
+    folder of our app. Raises UserError for a server, which has pages of its own.
+    """
+    from pipeline.tracking.store import mask
+
+    if store.artifacts is None:
+        raise UserError(f"tracking: {mask(store.uri)} serves its own pages: open it in a browser")
+    code = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": store.artifacts.as_uri(),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONPATH": os.pathsep.join([str(apps.resolve()), *filter(None, code)]),
+    }
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", "1", "--app-name", APP),
+    ], environment
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_text
 from pipeline.paths import Paths
-from pipeline.record import is_made, open_stage
+from pipeline.record import checked, is_made
 from pipeline.results.states import Kind
 from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine
@@ -199,19 +199,17 @@ def _lineage(trials: list[Trial]) -> dict[str, str]:
 
 def _dvc_entry(root: Path, paths: Paths, tags: dict[str, str]) -> str:
     """The stage entry of dvc.lock that holds the run's study, as far as it still does."""
-    stage, name = ("search", "study.json")
-    if tags["kind"] == Kind.CANDIDATE:
-        stage, name = ("retrain", "runs.json")
+    file = paths.runs_record if tags["kind"] == Kind.CANDIDATE else paths.search_record
+    stage, name = file.parent.name, file.name
     entry = f"{stage}@{paths.name}"
     outs = _locked_outs(root, entry)
     if outs is None:
         return f"has no entry {entry}"
     if not is_made(paths, stage):
         return f"{entry}: runs/{paths.name}/{stage} is not here to tell whether it is of the study"
-    open_stage(paths, stage, [name])
     digests = {Path(out["path"]).name: out["md5"] for out in outs}
-    file = paths.stage(stage) / name
-    if hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digests.get(name):
+    content = checked(paths, file).read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != digests.get(name):
         return f"{entry} is of other outputs than are here: see its history in Git"
     if tags["study"] not in [each["study"] for each in read_studies(file)]:
         return f"{entry} is of another study by now: see its history in Git"

@@ -12,7 +12,7 @@ from pipeline.settings.machine import Machine
 from pipeline.study.ledger import LEASE_SECONDS, Ledger
 from pipeline.study.reading import working
 from pipeline.study.workers import CANCEL, PAUSE, Present, jobs, wish, wished, workers
-from pipeline.work.owners import host_name, is_dead, is_here, process_number
+from pipeline.work.owners import is_gone, shown
 from pipeline.work.progress import clock_time
 from pipeline.work.slurm import cancel_waiting
 
@@ -56,11 +56,11 @@ def workers_lines(ledger: Ledger, name: str) -> Iterator[str]:
     }
     for each in there:
         slurm = f", Slurm job {each.slurm}" if each.slurm else ""
-        who = f"process {process_number(each.owner)} on {host_name(each.owner)}{slurm}"
         since = clock_time(max(0.0, now - each.since_ms / 1000))
         told = ", told to leave" if each.wish == CANCEL else ""
         seen = f"seen {max(0.0, now - each.seen):.0f} s ago"
-        yield f"  {who}: {held.get(each.owner, 'without work')}, for {since}, {seen}{told}"
+        at = held.get(each.owner, "without work")
+        yield f"  {shown(each.owner)}{slurm}: {at}, for {since}, {seen}{told}"
 
 
 def _there(ledger: Ledger, name: str) -> list[Present]:
@@ -69,7 +69,5 @@ def _there(ledger: Ledger, name: str) -> list[Present]:
     return [
         each
         for each in workers(ledger, name)
-        if each.code is None
-        and now - each.seen < FORGOTTEN_SECONDS
-        and not (is_here(each.owner) and is_dead(each.owner))
+        if each.code is None and now - each.seen < FORGOTTEN_SECONDS and not is_gone(each.owner)
     ]

@@ -23,6 +23,7 @@ from pipeline.settings.space import Space
 from pipeline.study.plan import Known
 from pipeline.study.propose import Proposer, propose_by
 from pipeline.study.sampler import frozen
+from pipeline.vae.left_alone import Fault, process_is_left_alone
 
 MORE = (0, 1, 20)  # trials that a proposal sees beyond `startup_trials`, when it is examined
 HASHES = ("1", "2")  # of the two processes: sets of text have an order in each
@@ -30,10 +31,6 @@ IMPURE = (
     "its proposals must be a pure function of the trials that it is given and of `seed`: draw from"
     " a generator made with that seed, and keep nothing between two proposals"
 )
-
-
-class _Fault(Exception):
-    """What is wrong, in one line."""
 
 
 def sampler_faults(space: Space) -> Iterator[str]:
@@ -84,11 +81,11 @@ def _answers(space: Space) -> list[dict[str, Any]]:
             given = seen[:number]
             chosen = propose_by(name, space.search, space.searched, number, given, sources)
             if [_content(trial) for trial in seen] != before:
-                raise _Fault("changes the trials that it is given: copy what you change")
+                raise Fault("changes the trials that it is given: copy what you change")
             answered.append(chosen)
     for one, other in zip(*twice, strict=True):
         if one != other:
-            raise _Fault(f"asked twice, it proposes {_shown(one, other)} of the same trials:"
+            raise Fault(f"asked twice, it proposes {_shown(one, other)} of the same trials:"
                          f" {IMPURE}")  # fmt: skip
     return twice[0]
 
@@ -121,15 +118,13 @@ def _shown(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 def examine(space: Space, first: bool = True) -> dict[str, Any]:
     """What the process that examines says: `answers` or a `fault`."""
-    from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
-
     name = space.search.sampler
     try:
         with process_is_left_alone() if first else contextlib.nullcontext():
             return {"answers": _answers(space)}
     except UserError as error:
         return {"fault": str(error)}
-    except (_Fault, ProcessChanged) as fault:
+    except Fault as fault:
         return {"fault": f"{name}: {fault}"}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
-from pipeline.record import open_stage
+from pipeline.record import prepared_sha256
 from pipeline.settings.space import Space
 from pipeline.study.export import Exported, export
 from pipeline.study.identity import Study, search_study
@@ -13,12 +12,6 @@ from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StorageAway
 from pipeline.study.plan import belonging
 from pipeline.study.rows import Mark, trials_of
-
-
-def current_study(space: Space, paths: Paths) -> Study:
-    """The search of a sweep with its prepared data. Raises UserError."""
-    open_stage(paths, "prepare", [paths.manifest.name])
-    return search_study(space, read_json(paths.manifest)["sha256"])
 
 
 def export_search(
@@ -43,7 +36,7 @@ class LiveStudy:
         """Writes what has moved, if anything has; `done` is the last stage that has ended."""
         live = STAGES.index(done) < STAGES.index("search")
         try:
-            study = current_study(self._space, self._paths)
+            study = search_study(self._space, prepared_sha256(self._paths))
             marks = self._ledger.marks(study.id)
             if (live, marks) == self._written or not marks:
                 return False

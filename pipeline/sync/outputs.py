@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
-from pipeline.record import belongs, is_made, open_stage, read_record
+from pipeline.record import belongs, checked, is_made, open_stage, read_record
 from pipeline.seeds import digest
 from pipeline.settings.space import Space
 from pipeline.tracking.run import Dataset
@@ -42,19 +42,18 @@ class Outputs:
     def read(cls, paths: Paths, done: str) -> Outputs:
         """The outputs of a sweep as they are now. Raises UserError for damaged ones."""
 
-        def read(stage: str, name: str) -> dict[str, Any] | None:
-            if not _counts(paths, stage, done):
+        def read(file: Path) -> dict[str, Any] | None:
+            if not _counts(paths, file.parent.name, done):
                 return None
-            open_stage(paths, stage, [name])
-            content: dict[str, Any] = read_json(paths.stage(stage) / name)
+            content: dict[str, Any] = read_json(checked(paths, file))
             return content
 
-        best, winner = read("search", paths.best.name), read("retrain", paths.winner.name)
+        best, winner = read(paths.best), read(paths.winner)
         if best is None or (winner is not None and winner["study"] != best["study"]):
             winner = None
-        config = read("retrain", paths.config.name) if winner else None
-        metrics = read("evaluate", paths.metrics.name) if winner else None
-        return cls(done, read("prepare", paths.manifest.name), best, winner, config, metrics)
+        config = read(paths.config) if winner else None
+        metrics = read(paths.metrics) if winner else None
+        return cls(done, read(paths.manifest), best, winner, config, metrics)
 
     def figures(self) -> dict[str, float]:
         """What is stated of the winner, with the split that it was measured on: the mean over the

@@ -134,15 +134,23 @@ class VaeModel:
             raise UserError(
                 f"latents must be (n, {self.latent_dim}), but got {tuple(latents.shape)}: reshape"
             )
-        return decode(self._vae, latents).numpy()
+        return self._images(latents)
 
     def reconstruct(self, images: Any, seed: int = 0) -> np.ndarray:
         """The mean image decoded from z = μ, float32 (n, C, H, W) in [0, 1]."""
-        return reconstruct(self._vae, as_images(images, self.shape), seed).numpy()
+        from pipeline.vae import measure
+
+        mu = measure.posterior_means(self._vae, as_images(images, self.shape), seed)
+        return self._images(mu)
 
     def sample(self, n: int = 16, seed: int = 0) -> np.ndarray:
-        """The mean images of n draws of z from the prior, float32 (n, C, H, W) in [0, 1]."""
-        return generate(self._vae, n, seed).numpy()
+        """The mean images of n draws of z from N(0, I), float32 (n, C, H, W) in [0, 1]."""
+        import torch
+
+        if n < 1:
+            raise UserError(f"`n >= 1` must hold, but got {n}: ask for at least one image")
+        generator = torch.Generator().manual_seed(seed)
+        return self._images(torch.randn(n, self.latent_dim, generator=generator))
 
     def nelbo(self, images: Any, seed: int = 0, samples: int = 1) -> np.ndarray:
         """Nats per image, with so many draws of z each, float64 (n,)."""
@@ -170,6 +178,17 @@ class VaeModel:
         raise UserError(
             f"mode must be reconstruct, encode, nelbo or generate, but got {mode!r}: choose one"
         )
+
+    def _images(self, z: Tensor) -> np.ndarray:
+        """The mean images of latents (n, latent), (n, C, H, W)."""
+        import torch
+
+        from pipeline.vae.measure import BATCH
+
+        vae = self._vae
+        with torch.inference_mode():
+            means = [vae.likelihood.mean(vae.decode(part)) for part in z.split(BATCH)]
+        return torch.cat(means).numpy()
 
 
 def as_images(model_input: Any, shape: tuple[int, int, int]) -> Tensor:
@@ -219,37 +238,6 @@ def _in_order(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     if array.shape[1:] == last != shape:
         return np.moveaxis(array, -1, 1)
     return array.reshape(-1, *shape)
-
-
-def decode(vae: VAE, z: Tensor) -> Tensor:
-    """The mean images of latents (n, latent), (n, C, H, W)."""
-    import torch
-
-    from pipeline.vae.measure import BATCH
-
-    with torch.inference_mode():
-        return torch.cat([vae.likelihood.mean(vae.decode(part)) for part in z.split(BATCH)])
-
-
-def reconstruct(vae: VAE, images: Tensor, seed: int) -> Tensor:
-    """The mean image decoded from z = μ of uint8 images, (n, C, H, W)."""
-    import torch
-
-    from pipeline.vae.measure import seen
-
-    with torch.inference_mode():
-        means = [vae.likelihood.mean(vae.decode(vae.encode(x)[0])) for x in seen(vae, images, seed)]
-    return torch.cat(means)
-
-
-def generate(vae: VAE, n: int, seed: int) -> Tensor:
-    """The mean images of n draws of z from N(0, I), (n, C, H, W). Raises UserError for n < 1."""
-    import torch
-
-    if n < 1:
-        raise UserError(f"`n >= 1` must hold, but got {n}: ask for at least one image")
-    z = torch.randn(n, vae.latent_dim, generator=torch.Generator().manual_seed(seed))
-    return decode(vae, z)
 
 
 def _load_pyfunc(data_path: str) -> VaeModel:

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.databases import copy_now, may_write
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, write_text
+from pipeline.files import atomic_path
 from pipeline.paths import Paths
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
@@ -27,10 +26,6 @@ TIMEOUT_SECONDS = 5
 PATIENT_SECONDS = 60
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql")
-# MLflow finds `pipeline.tracking.pages` by this. It is given to the server alone: what a shared
-# environment has installed may be another checkout's.
-APP = "vae_pipeline"
-ENTRY_POINTS = f"[mlflow.app]\n{APP} = pipeline.tracking.pages:app\n"
 RUN_ID = re.compile(r"[a-zA-Z0-9][\w-]{0,255}", re.ASCII)
 SQLITE = b"SQLite format 3\0"  # how its files begin
 SQLITE_URI = "sqlite:///"
@@ -195,38 +190,6 @@ def readable(uri: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder, outages(uri):
         copy_now(file, Path(folder, file.name))
         yield f"{SQLITE_URI}{Path(folder, file.name)}"
-
-
-def ui_command(store: Store, apps: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """The command that serves MLflow's pages on this machine alone, and its extra environment.
-
-    The URI travels in the environment, because everyone can read a command line. `connect` to the
-    store before it is given, so that it exists, and write the app's folder, `write_app`. Raises
-    UserError for a server, which has pages of its own.
-    """
-    uri, artifacts = store.uri, store.artifacts
-    if artifacts is None:
-        raise UserError(f"tracking: {mask(uri)} serves its own pages: open it in a browser")
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts.as_uri(),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    environment["PYTHONPATH"] = os.pathsep.join([str(apps.resolve()), *_python_path()])
-    return [*argv, "--workers", "1", "--app-name", APP], environment
-
-
-def write_app(apps: Path) -> None:
-    """Writes where MLflow finds the app of `pipeline.tracking.pages`."""
-    write_text(apps / f"{APP}.dist-info" / "entry_points.txt", ENTRY_POINTS)
-
-
-def _python_path() -> list[str]:
-    """Where the server finds the code that runs here, wherever it is started."""
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [str(Path(__file__).parents[2]), *filter(None, given)]
 
 
 def _is_outage(error: Exception) -> bool:

@@ -17,17 +17,13 @@ from pipeline.errors import UserError
 from pipeline.own_code import where
 from pipeline.vae.cost import count_size
 from pipeline.vae.families.layers import Shape
-from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
+from pipeline.vae.left_alone import Fault, process_is_left_alone
 from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.setting import Architecture, read_architecture
 
 IMAGES = 4
 LR = 1e-4
 NEAR = 1e-3  # sums in another order differ by less
-
-
-class _Fault(Exception):
-    """What is wrong, in one line."""
 
 
 def find_fault(record: Mapping[str, Any], shape: Shape) -> str | None:
@@ -40,7 +36,7 @@ def find_fault(record: Mapping[str, Any], shape: Shape) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]), process_is_left_alone():
             _examine(read_architecture(record), shape)
-    except (_Fault, ProcessChanged, UserError) as fault:
+    except (Fault, UserError) as fault:
         return str(fault)
     except (Exception, SystemExit) as error:
         return f"fails: {where(error, family)}"
@@ -52,7 +48,7 @@ def _examine(architecture: Architecture, shape: Shape) -> None:
     width = _check_interface(architecture, shape)
     vae, twin = _new(architecture, shape), _new(architecture, shape)
     if not _same(vae.state_dict(), twin.state_dict()):
-        raise _Fault("draws other weights under the same seed: draw them by torch, where you build")
+        raise Fault("draws other weights under the same seed: draw them by torch, where you build")
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(IMAGES, *shape, generator=generator) for _ in range(2)]
     latents = [torch.randn(IMAGES, vae.latent_dim, generator=generator) for _ in range(2)]
@@ -64,7 +60,7 @@ def _examine(architecture: Architecture, shape: Shape) -> None:
     try:
         count_size(architecture, shape)
     except Exception as error:
-        raise _Fault(
+        raise Fault(
             "cannot be counted on torch's device `meta`, where tensors have no values:"
             f" {type(error).__name__}: {' '.join(str(error).split())}"
         ) from None
@@ -76,10 +72,10 @@ def _check_interface(architecture: Architecture, shape: Shape) -> int:
     pair: Any = family.encoder(shape)
     parts = pair if isinstance(pair, tuple) else ()
     if [isinstance(p, k) for p, k in zip(parts, (nn.Module, int), strict=False)] != [True, True]:
-        raise _Fault(f"encoder() must give a module and its width, but gives {_short(pair)}")
+        raise Fault(f"encoder() must give a module and its width, but gives {_short(pair)}")
     decoder: Any = family.decoder(shape, 1, architecture.latent_dim)
     if not isinstance(decoder, nn.Module):
-        raise _Fault(f"decoder() must give a module, but gives {_short(decoder)}")
+        raise Fault(f"decoder() must give a module, but gives {_short(decoder)}")
     width: int = pair[1]
     return width
 
@@ -101,19 +97,19 @@ def _check_calls(
     out = half(given)
     found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if found != (IMAGES, *shape):
-        raise _Fault(f"{name} must give {(IMAGES, *shape)} for {IMAGES} images, but gives {found}")
+        raise Fault(f"{name} must give {(IMAGES, *shape)} for {IMAGES} images, but gives {found}")
     if not torch.equal(given, first):
-        raise _Fault(f"{name} changes its input in place")
+        raise Fault(f"{name} changes its input in place")
     if not out.isfinite().all():
-        raise _Fault(f"{name} gives NaN or infinite numbers")
+        raise Fault(f"{name} gives NaN or infinite numbers")
     if not torch.equal(twin(first.clone()), out):
-        raise _Fault(f"{name} is not deterministic: another answer to the same batch")
+        raise Fault(f"{name} is not deterministic: another answer to the same batch")
     half(other.clone())
     if not torch.equal(half(first.clone()), out):
-        raise _Fault(f"{name} keeps state between calls: another answer after another batch")
+        raise Fault(f"{name} keeps state between calls: another answer after another batch")
     alone = half(first[:1].clone())
     if not torch.allclose(alone, out[:1], rtol=NEAR, atol=NEAR * float(out.abs().max())):
-        raise _Fault(
+        raise Fault(
             f"{name} depends on the batch when it measures: another answer to an image alone"
         )
 
@@ -133,7 +129,7 @@ def _check_training(
     for x, eps in zip(images, noise, strict=True):
         _step(again, optimizers[1], x, eps)
     if not _same(vae.state_dict(), again.state_dict()):
-        raise _Fault(
+        raise Fault(
             "is not deterministic in training: random numbers of its own, as dropout draws them,"
             " are not those of the trial's seed"
         )
@@ -143,7 +139,7 @@ def _check_training(
     if not _same(vae.state_dict(), resumed.state_dict()) or not _same(
         _measured(vae, images[0]), _measured(resumed, images[0])
     ):
-        raise _Fault("keeps state between calls that no checkpoint has: make it a buffer")
+        raise Fault("keeps state between calls that no checkpoint has: make it a buffer")
 
 
 @torch.no_grad()
@@ -158,15 +154,15 @@ def _step(vae: VAE, optimizer: torch.optim.Optimizer, x: Tensor, eps: Tensor) ->
     mu, log_var = vae.encode(given)
     out = vae.decode(reparameterize(mu, log_var, eps))
     if not torch.equal(given, x):
-        raise _Fault("the encoder changes its input in place")
+        raise Fault("the encoder changes its input in place")
     loss = (vae.likelihood.nll(out, x) + kl_per_dim(mu, log_var).sum(1)).mean()
     optimizer.zero_grad()
     loss.backward()
     for name, weight in vae.named_parameters():
         if weight.grad is None:
-            raise _Fault(f"{name} has no effect: it is never used")
+            raise Fault(f"{name} has no effect: it is never used")
         if not weight.grad.isfinite().all():
-            raise _Fault(f"{name} gets a gradient of NaN or infinite numbers")
+            raise Fault(f"{name} gets a gradient of NaN or infinite numbers")
     optimizer.step()
 
 

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 
-class ProcessChanged(Exception):
-    """What has been changed, in one line."""
+class Fault(Exception):
+    """What is wrong with code of your own, in one line."""
 
 
 @contextmanager
 def process_is_left_alone() -> Iterator[None]:
     """Whatever follows in the same process must not depend on what ran in here.
 
-    Raises ProcessChanged.
+    Raises Fault.
     """
     before = _of_the_process()
     try:
         yield
         for name, value in _of_the_process().items():
             if value != before[name]:
-                raise ProcessChanged(
+                raise Fault(
                     f"changes torch for the whole process ({name}): other trials would depend on"
                     " whether it was there before them"
                 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.own_code import Sources, own_object, where
 from pipeline.vae.families.layers import Shape
-from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
+from pipeline.vae.left_alone import Fault, process_is_left_alone
 from pipeline.vae.likelihood import Likelihood
 
 IMAGES, DRAWS = 4, 4096
@@ -24,10 +24,6 @@ STEP = 1e-4  # of a difference quotient, in double precision
 SMOOTH = 0.02  # relative: the quotient's own error
 
 
-class _Fault(Exception):
-    """What is wrong, in one line."""
-
-
 def likelihood_faults(name: str, sources: Sources, shape: Shape) -> Iterator[str]:
     """The first fault of FILE.py:CLASS for images (C, H, W), as a line, if it has one."""
     try:
@@ -35,7 +31,7 @@ def likelihood_faults(name: str, sources: Sources, shape: Shape) -> Iterator[str
             examine(own_object(name, sources), shape)
     except UserError as error:
         yield str(error)
-    except (_Fault, ProcessChanged) as fault:
+    except Fault as fault:
         yield f"{name}: {fault}"
     except (Exception, SystemExit) as error:
         yield f"{name}: fails: {where(error, name)}"
@@ -44,12 +40,12 @@ def likelihood_faults(name: str, sources: Sources, shape: Shape) -> Iterator[str
 def examine(kind: Any, shape: Shape) -> None:
     """Raises what is wrong with a class of likelihoods."""
     if not isinstance(kind, type) or not issubclass(kind, Likelihood):
-        raise _Fault("must be a class of pipeline.vae.likelihood.Likelihood: derive it from that")
+        raise Fault("must be a class of pipeline.vae.likelihood.Likelihood: derive it from that")
     likelihood, twin = kind().eval(), kind().eval()
     if not isinstance(likelihood.maps, int) or likelihood.maps < 1:
-        raise _Fault(f"maps must be a whole number from 1, but is {likelihood.maps!r}")
+        raise Fault(f"maps must be a whole number from 1, but is {likelihood.maps!r}")
     if weights := [weight for weight, _ in likelihood.named_parameters()]:
-        raise _Fault(f"{weights[0]} is a parameter: what is trained belongs to the family")
+        raise Fault(f"{weights[0]} is a parameter: what is trained belongs to the family")
     generator = torch.Generator().manual_seed(0)
     size = (IMAGES, likelihood.maps * shape[0], *shape[1:])
     out, x = torch.randn(size, generator=generator), _images(likelihood, shape, generator)
@@ -72,12 +68,12 @@ def _check_nll(likelihood: Likelihood, twin: Likelihood, out: Tensor, x: Tensor)
     nll = likelihood.nll(out, x)
     _check("nll", nll, (IMAGES,))
     if not (torch.equal(out, given[0]) and torch.equal(x, given[1])):
-        raise _Fault("nll changes its input in place")
+        raise Fault("nll changes its input in place")
     if not torch.equal(likelihood.nll(out, x), nll) or not torch.equal(twin.nll(out, x), nll):
-        raise _Fault("nll is not deterministic: another answer to the same images")
+        raise Fault("nll is not deterministic: another answer to the same images")
     alone = likelihood.nll(out[:1], x[:1])
     if not torch.allclose(alone, nll[:1], rtol=NEAR, atol=NEAR * float(nll.abs().max())):
-        raise _Fault("nll depends on the batch when it measures: another answer to an image alone")
+        raise Fault("nll depends on the batch when it measures: another answer to an image alone")
 
 
 def _check_state(kind: type[Likelihood], out: Tensor, x: Tensor) -> None:
@@ -95,7 +91,7 @@ def _check_state(kind: type[Likelihood], out: Tensor, x: Tensor) -> None:
             each.end_epoch()
             found.append(torch.stack([trained, each.eval().nll(out, x)]))
         if not torch.equal(*found):
-            raise _Fault("keeps state between calls that no checkpoint has: make it a buffer")
+            raise Fault("keeps state between calls that no checkpoint has: make it a buffer")
 
 
 def _check_gradient(
@@ -105,16 +101,16 @@ def _check_gradient(
     leaf = out.clone().requires_grad_()
     total = likelihood.nll(leaf, x).sum()
     if not total.requires_grad:
-        raise _Fault("nll has no gradient: compute it of `out` by torch alone")
+        raise Fault("nll has no gradient: compute it of `out` by torch alone")
     (slope,) = torch.autograd.grad(total, leaf)
     if not slope.isfinite().all():
-        raise _Fault("nll has a gradient of NaN or infinite numbers")
+        raise Fault("nll has a gradient of NaN or infinite numbers")
     direction = torch.randn(out.shape, generator=generator, dtype=out.dtype)
     direction /= direction.norm()
     ends = [likelihood.nll(out + sign * STEP * direction, x).sum() for sign in (1, -1)]
     found, due = float((slope * direction).sum()), float(ends[0] - ends[1]) / (2 * STEP)
     if not math.isclose(found, due, rel_tol=SMOOTH, abs_tol=SMOOTH * float(slope.norm())):
-        raise _Fault(f"nll has a gradient that is not its own: {found:.4g} where it is {due:.4g}")
+        raise Fault(f"nll has a gradient that is not its own: {found:.4g} where it is {due:.4g}")
 
 
 def _check_images(likelihood: Likelihood, out: Tensor, shape: Shape) -> None:
@@ -129,20 +125,20 @@ def _check_images(likelihood: Likelihood, out: Tensor, shape: Shape) -> None:
     _check("sample", first, (IMAGES, *shape))
     torch.default_generator.manual_seed(1)
     if not torch.equal(draw(out, 0), first):
-        raise _Fault("sample is not deterministic: draw from the generator that it is given")
+        raise Fault("sample is not deterministic: draw from the generator that it is given")
     few = out[:1, :, :1, :1].repeat(DRAWS, 1, 1, 1)  # of one pixel
     draws, due = draw(few, 1).double(), likelihood.mean(few[:1]).double()
     error = ERRORS * draws.std(0) / math.sqrt(DRAWS) + 1 / 255  # half a grey level each
     if ((draws.mean(0) - due[0]).abs() > error).any():
         pair = f"{float(draws.mean()):.3g} and {float(due.mean()):.3g}"
-        raise _Fault(f"the average of samples is not the mean: {pair}")
+        raise Fault(f"the average of samples is not the mean: {pair}")
 
 
 def _check_constant(likelihood: Likelihood, size: tuple[int, ...], image: Tensor) -> None:
     out = likelihood.constant(image)
     _check("constant", out, (1, *size))
     if float((likelihood.mean(out)[0] - image).abs().max()) > MEAN:
-        raise _Fault("constant must give the output whose mean is the image, but it is another")
+        raise Fault("constant must give the output whose mean is the image, but it is another")
 
 
 def _check_total(likelihood: Likelihood, generator: torch.Generator) -> None:
@@ -150,7 +146,7 @@ def _check_total(likelihood: Likelihood, generator: torch.Generator) -> None:
     if likelihood.support is None:
         return
     if likelihood.support not in _VALUES:
-        raise _Fault(f"support must be {', '.join(_VALUES)} or None, not {likelihood.support!r}")
+        raise Fault(f"support must be {', '.join(_VALUES)} or None, not {likelihood.support!r}")
     values, width = _VALUES[likelihood.support]()
     for _ in range(IMAGES):
         out = torch.randn((1, likelihood.maps, 1, 1), generator=generator, dtype=torch.float64)
@@ -158,7 +154,7 @@ def _check_total(likelihood: Likelihood, generator: torch.Generator) -> None:
         total = float(torch.exp(-nll).sum() * width)
         if abs(total - 1) > TOTAL:
             what = "sum" if width == 1 else "integrate"
-            raise _Fault(
+            raise Fault(
                 f"its probabilities {what} to {total:.4g} over {likelihood.support}, not to 1"
             )
 
@@ -180,6 +176,6 @@ _VALUES = {
 def _check(name: str, found: Any, shape: tuple[int, ...]) -> None:
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if got != shape:
-        raise _Fault(f"{name} must give {shape}, but gives {got}")
+        raise Fault(f"{name} must give {shape}, but gives {got}")
     if not found.isfinite().all():
-        raise _Fault(f"{name} gives NaN or infinite numbers")
+        raise Fault(f"{name} gives NaN or infinite numbers")

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.own_code import Sources, own_object, where
 from pipeline.seeds import derive_seed
-from pipeline.vae.left_alone import ProcessChanged, process_is_left_alone
+from pipeline.vae.left_alone import Fault, process_is_left_alone
 from pipeline.vae.measure import BATCH, elbo, pixels, seen
 from pipeline.vae.model import VAE, build
 from pipeline.vae.setting import read_architecture
@@ -99,24 +99,18 @@ def _examined(name: str, sources: Sources, tested: Tested) -> float | dict[str, 
     """What a metric says, which it is asked twice. Raises UserError."""
     try:
         with process_is_left_alone():
-            return _asked_twice(name, sources, tested)
-    except ProcessChanged as fault:
+            function, given = own_object(name, sources), _digests(tested)
+            first, again = (_called(name, function, tested) for _ in range(2))
+            if changed := [key for key, digest in _digests(tested).items() if digest != given[key]]:
+                raise Fault(f"changes its input `{changed[0]}` in place: copy it first")
+            if first != again:
+                raise Fault(
+                    f"is not deterministic: {first} and then {again} of the same images: seed its"
+                    " random numbers"
+                )
+            return first
+    except Fault as fault:
         raise UserError(f"{name}: {fault}") from None
-
-
-def _asked_twice(name: str, sources: Sources, tested: Tested) -> float | dict[str, float]:
-    function = own_object(name, sources)
-    given = _digests(tested)
-    first = _called(name, function, tested)
-    again = _called(name, function, tested)
-    if changed := [key for key, digest in _digests(tested).items() if digest != given[key]]:
-        raise UserError(f"{name}: changes its input `{changed[0]}` in place: copy it first")
-    if first != again:
-        raise UserError(
-            f"{name}: is not deterministic: {first} and then {again} of the same images: seed its"
-            " random numbers"
-        )
-    return first
 
 
 def _called(name: str, function: Any, tested: Tested) -> float | dict[str, float]:
@@ -126,16 +120,12 @@ def _called(name: str, function: Any, tested: Tested) -> float | dict[str, float
         if isinstance(answer, Mapping):
             return {str(key): _number(value) for key, value in answer.items()}
         return _number(answer)
-    except _NoFigure as fault:
-        raise UserError(f"{name}: {fault}") from None
+    except Fault:
+        raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: fails: {where(error, name)}: correct it") from error
     finally:
         tested.model.eval()
-
-
-class _NoFigure(Exception):
-    """What is wrong with an answer, in one line."""
 
 
 def _number(value: Any) -> float:
@@ -143,9 +133,9 @@ def _number(value: Any) -> float:
         value = value.item()
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):
         shown = " ".join(f"{value!r:.80}".split())
-        raise _NoFigure(f"must give a number, or numbers by name, but gives {shown}: return those")
+        raise Fault(f"must give a number, or numbers by name, but gives {shown}: return those")
     if not math.isfinite(value):
-        raise _NoFigure(f"must give finite numbers, but gives {value}: leave out what has none")
+        raise Fault(f"must give finite numbers, but gives {value}: leave out what has none")
     return float(value)
 
 

@@ -29,14 +29,10 @@ def owner_name(pid: int) -> str:
     return f"{socket.gethostname()}@{place()}/{pid}/{process_start(pid)}"
 
 
-def host_name(owner: str) -> str:
-    """The host of a holder, for people."""
-    return _parts(owner)[0]
-
-
-def process_number(owner: str) -> int:
-    """The process of a holder, on its host."""
-    return _parts(owner)[2]
+def shown(owner: str) -> str:
+    """A holder, for people."""
+    host, _, pid, _ = _parts(owner)
+    return f"process {pid} on {host}"
 
 
 @cache
@@ -77,7 +73,7 @@ def await_orphans(ledger: Ledger, studies: list[Study]) -> None:
     deadline = time.monotonic() + ORPHAN_SECONDS
     while time.monotonic() < deadline:
         owners = [owner for study in studies for owner in ledger.owners(study.id)]
-        if not any(is_here(owner) and not is_dead(owner) for owner in owners):
+        if not any(is_here(owner) and not is_gone(owner) for owner in owners):
             return
         time.sleep(POLL_SECONDS)
 
@@ -85,7 +81,7 @@ def await_orphans(ledger: Ledger, studies: list[Study]) -> None:
 def release_the_dead(ledger: Ledger) -> None:
     """What workers of this host held that no longer live, as after a power cut: nobody's fault."""
     for owner in ledger.owners():
-        if is_here(owner) and is_dead(owner):
+        if is_gone(owner):
             ledger.release(owner, blameless=True)
 
 
@@ -111,10 +107,10 @@ def is_here(owner: str) -> bool:
     return earlier and outside and host == socket.gethostname()
 
 
-def is_dead(owner: str) -> bool:
+def is_gone(owner: str) -> bool:
     """Whether a holder that `is_here` no longer lives."""
     _, where, pid, start = _parts(owner)
-    return where != place() or process_start(pid) != start
+    return is_here(owner) and (where != place() or process_start(pid) != start)
 
 
 def _parts(owner: str) -> tuple[str, str, int, str]:

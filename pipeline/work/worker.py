@@ -34,7 +34,7 @@ from pipeline.work.cards import neighbour
 from pipeline.work.causes import MOVES
 from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
-from pipeline.work.owners import is_dead, is_here, owner_name
+from pipeline.work.owners import is_gone, owner_name
 from pipeline.work.plans import next_plan, run_plan
 from pipeline.work.trainings import Trainer, device_name
 from pipeline.work.trial import TrialRun
@@ -226,7 +226,7 @@ class Worker:
             return lease
         due = time.monotonic() + LEASE_SECONDS / 3
         for owner in workers_there(self._ledger, self._job.space.name):
-            if is_here(owner) and is_dead(owner):
+            if is_gone(owner):
                 continue
             late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
             if late or not (plan := self._plan(watch)):

@@ -70,7 +70,7 @@ def test_a_lease_that_ran_out_is_told(tiny: Sweep, monkeypatch: pytest.MonkeyPat
         tiny.root, Machine(tracking="none"), "tiny", []
     )
     monkeypatch.setattr(owners, "is_here", lambda _: True)
-    monkeypatch.setattr(owners, "is_dead", lambda _: False)
+    monkeypatch.setattr(owners, "is_gone", lambda _: False)
     assert "its worker stands still" in status_text(tiny.root, Machine(tracking="none"), "tiny", [])
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from records import study
 
+from pipeline.commands.ui import ui_command
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.run import Dataset
-from pipeline.tracking.store import MirrorUnavailable, Store, mask, resolve, ui_command
+from pipeline.tracking.store import MirrorUnavailable, Store, mask, resolve
 
 
 def test_a_server_that_is_down_fails_at_once_and_keeps_the_password(
@@ -69,7 +70,7 @@ def test_ui_command_binds_to_loopback_and_hides_the_uri(tmp_path: Path) -> None:
     assert "secret" not in " ".join(argv)
     assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@db/mlflow"
     with pytest.raises(UserError, match="serves its own pages"):
-        ui_command(store._replace(uri="http://host:5000", artifacts=None), tmp_path / "apps")
+        ui_command(store._replace(uri="http://host:5000", artifacts=None), tmp_path / "apps", 5001)
 
 
 def test_records_refuse_what_mlflow_cannot_hold() -> None:

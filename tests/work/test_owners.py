@@ -15,12 +15,11 @@ from desk import STUDY, Desk
 
 from pipeline.work import owners
 from pipeline.work.owners import (
-    host_name,
-    is_dead,
+    is_gone,
     is_here,
     owner_name,
-    process_number,
     process_start,
+    shown,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -37,24 +36,23 @@ def fresh_place() -> Iterator[None]:
 
 def test_a_name_is_for_people_too() -> None:
     name = owner_name(os.getpid())
-    assert host_name(name) == socket.gethostname()
+    assert shown(name) == f"process {os.getpid()} on {socket.gethostname()}"
     assert len(name) < 200
     assert is_here(name)
-    assert not is_dead(name)
+    assert not is_gone(name)
 
 
 def test_a_host_may_have_any_name() -> None:
     _, rest = owner_name(os.getpid()).rsplit("@", 1)
     name = f"a/b@c@{rest}"
-    assert host_name(name) == "a/b@c"
-    assert process_number(name) == os.getpid()
+    assert shown(name) == f"process {os.getpid()} on a/b@c"
     assert is_here(name)
-    assert not is_dead(name)
+    assert not is_gone(name)
 
 
 @pytest.mark.parametrize("owner", ["box/4711/99", f"{os.uname().nodename}/4711/99"])
 def test_a_name_of_older_code_is_foreign(owner: str) -> None:
-    assert host_name(owner) == owner.split("/")[0]
+    assert shown(owner) == f"process 4711 on {owner.split('/')[0]}"
     assert not is_here(owner)
 
 
@@ -75,7 +73,7 @@ def test_containers_of_one_name_do_not_bury_each_others_workers(storage: str) ->
     )  # fmt: skip
     assert desk.row().owner == me
     there = done.stdout.strip()
-    assert host_name(there) == host_name(me)
+    assert there.split("@")[0] == me.split("@")[0]
     assert not is_here(there)
     desk.ledger.close()
 
@@ -117,10 +115,10 @@ def test_without_proc_psutil_tells(
     name = owner_name(process.pid)
     assert name.endswith(f"/{process.pid}/{process_start(process.pid)}")
     assert is_here(name)
-    assert not is_dead(name)
+    assert not is_gone(name)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, though nobody has waited
-    assert is_dead(name)
+    assert is_gone(name)
     process.wait()
     assert process_start(process.pid) == ""
-    assert is_dead(name)
+    assert is_gone(name)
