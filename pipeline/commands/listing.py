@@ -21,7 +21,13 @@ def list_text(root: Path, machine: Machine) -> str:
     rows = [COLUMNS, *(_row(root, name, at_work.get(name, 0)) for name in space_names(root))]
     if len(rows) == 1:
         return "no sweep yet: write search_spaces/NAME.yaml"
-    widths = [max(len(row[i]) for row in rows if len(row) > 2) for i in range(len(COLUMNS))]
+    return table(rows)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows in columns, the first one their titles; a shorter row is beside them."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.listing import table
 from pipeline.commands.night import read_nights
 from pipeline.files import atomic_path
 from pipeline.paths import Paths
@@ -18,11 +19,7 @@ def nights_text(root: Path) -> str:
     rows = [COLUMNS, *(row for night in read_nights(root) for row in _rows(night))]
     if len(rows) == 1:
         return "no night yet: `python -m pipeline sweep NAME --until 07:00`"
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return table(rows)
 
 
 def draw(root: Path) -> Path | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.listing import size
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
@@ -203,9 +204,4 @@ def _holder(trial: Trial, now: float) -> str:
 
 
 def _disk(paths: Paths, study: str) -> str:
-    return f"  disk: {_size([paths.study(study)])} of checkpoints, weights and logs"
-
-
-def _size(folders: Iterable[Path]) -> str:
-    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return f"{sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
+    return f"  disk: {size([paths.study(study)])} of checkpoints, weights and logs"

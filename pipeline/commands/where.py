@@ -74,7 +74,8 @@ def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, st
     if kept := tags.get("kept"):  # and not gone on with since, which is its last part's lineage
         known = known and "git_commit" in tags
         elsewhere = f"those of {kept}, as which it was trained and then kept"
-    made_on = f"{tags.get('host', 'a host that is not recorded')}, {_arithmetic(tags)}"
+    arithmetic = tags.get("arithmetic") or "arithmetic not recorded"
+    made_on = f"{tags.get('host', 'a host that is not recorded')}, {arithmetic}"
     lines = [
         f"run         {tags['mlflow.runName']}, of sweep {name}, study {tags['study']}",
         f"git commit  {_commit(tags, source) if known else elsewhere}",
@@ -139,15 +140,13 @@ def _save(folder: Path, name: str, source: dict[str, Any]) -> list[Path]:
     return saved
 
 
-def _commit(tags: dict[str, str], source: dict[str, Any] | None) -> str:
+def _commit(tags: dict[str, str], source: dict[str, Any]) -> str:
     if not tags.get("git_commit"):
         return "not recorded: the sweep ran outside of a Git repository"
     if tags.get("git_dirty") not in ("True", "False"):
         return f"{tags['git_commit']}; whether anything was uncommitted is not known"
     if tags["git_dirty"] == "False":
         return f"{tags['git_commit']}, nothing uncommitted"
-    if source is None:
-        return f"{tags['git_commit']} with uncommitted changes, which the ledger that has it keeps"
     kept = "kept with the run" if source.get("diff") else "which are not recorded"
     if "diff" in source and source["diff"] is None:
         kept = "too large to be kept: commit them before a sweep"
@@ -161,11 +160,6 @@ def _code(tags: dict[str, str]) -> str:
     return f"digest {recorded}, {'as' if code_sha256() == recorded else 'not as'} here"
 
 
-def _arithmetic(tags: dict[str, str]) -> str:
-    """What the run's last bits depend on, torch included."""
-    return tags.get("arithmetic") or "arithmetic not recorded"
-
-
 def _lock_file(root: Path, recorded: str) -> str:
     if not recorded:
         return "not recorded: there was no requirements.lock"
@@ -175,7 +169,7 @@ def _lock_file(root: Path, recorded: str) -> str:
 
 
 def _seeds(ledger: Ledger, name: str, tags: dict[str, str], trials: list[Trial]) -> str:
-    spec = _spec(ledger, name, tags["study"])
+    spec = {k: v for kind in Kind for k, v in ledger.studies(name, kind).items()}.get(tags["study"])
     if spec is None:
         return "the study is not in this checkout's ledger"
     if tags["kind"] == "study":
@@ -185,10 +179,6 @@ def _seeds(ledger: Ledger, name: str, tags: dict[str, str], trials: list[Trial])
     own = trials[0].kept if trials else None
     this = own["seed"] if own else trial_seed(seed, int(tags["number"]), fresh=fresh)
     return f"search {seed}, this run {this}"
-
-
-def _spec(ledger: Ledger, name: str, study: str) -> dict[str, Any] | None:
-    return (ledger.studies(name, Kind.SEARCH) | ledger.studies(name, Kind.CANDIDATE)).get(study)
 
 
 def _lineage(trials: list[Trial]) -> dict[str, str]:

@@ -22,26 +22,6 @@ NAMES = {
 NONE = "–"
 
 
-def flat(metrics: dict[str, Any]) -> list[str]:
-    """The keys of the numbers that are not nested."""
-    return [key for key, value in metrics.items() if _is_number(value)]
-
-
-def nested(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested mappings under dotted names."""
-    found: dict[str, float] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= nested(value, f"{prefix}{key}.")
-        elif _is_number(value):
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def readable(key: str) -> str:
     """A readable name: dots separate groups, and a known figure may have words around it."""
     *groups, last = key.split(".")

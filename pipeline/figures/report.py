@@ -11,10 +11,11 @@ from pipeline.figures import markup
 from pipeline.figures.candidate_table import candidates
 from pipeline.figures.inputs import Inputs
 from pipeline.figures.markup import Cell
-from pipeline.figures.numbers import flat, nested, readable, show
+from pipeline.figures.numbers import readable, show
 from pipeline.figures.reading import READING
 from pipeline.figures.rungs import rung_table
 from pipeline.figures.trials import show_domain, show_value
+from pipeline.results.keys import flat
 from pipeline.settings.space import Space
 
 EPOCHS = {"first_epoch": "first epoch", "last_epoch": "last epoch"}
@@ -163,7 +164,8 @@ def _epochs_table(metrics: dict[str, Any]) -> str:
     order = [c for c in ("first epoch", "best epoch", "last epoch") if c in columns]
     rows: list[list[str | Cell]] = [
         [readable(key), *(Cell(show(key, columns[c].get(key))) for c in order)]
-        for key in flat(metrics)
+        for key, value in metrics.items()
+        if isinstance(value, int | float)
     ]
     return markup.table(["", *order], rows)
 
@@ -172,7 +174,7 @@ def _further(metrics: dict[str, Any]) -> list[str]:
     """Tables of the nested figures other than epochs."""
     parts = []
     for key, value in metrics.items():
-        numbers = nested(value) if isinstance(value, dict) else {}
+        numbers = flat(value) if isinstance(value, dict) else {}
         if key in EPOCHS or not numbers:
             continue
         rows: list[list[str | Cell]] = [

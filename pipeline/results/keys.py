@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 PARTS = ("nelbo_nats", "recon_nats", "kl_nats")  # the first is the sum of the others
 TRAIN = "train_"  # prefix of what is of the training images; else it is of the validation images
 LOSSES = (*PARTS, *(f"{TRAIN}{name}" for name in PARTS))
@@ -20,3 +23,14 @@ KEPT = (*PARTS, "active_units")
 OUTCOME = (*KEPT, "epochs", "best_epoch", "weights")
 TRIAL = ("number", "state", *PARTS, "epochs", "best_epoch", "reason")  # columns of trials.csv
 KEPT_FROM = "kept"  # a further column of a search that begins with kept trials
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested figures, as `first_epoch.nelbo_nats`."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            found[prefix + key] = value
+    return found

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
@@ -29,7 +29,6 @@ from pipeline.study.candidates import (
     model_record,
     winner_record,
 )
-from pipeline.study.compare import Matrix
 from pipeline.study.identity import Study, candidate_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.racing import race_of, used
@@ -41,6 +40,9 @@ from pipeline.work.crew import run_studies
 from pipeline.work.gate import undertrained
 from pipeline.work.trainings import Trainer
 from pipeline.work.weights import fetch_weights, image_by_image, make_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = ("model", "first_epoch", "last_epoch")  # what every run leaves behind
 
@@ -69,11 +71,14 @@ def run(
     runs = used(space, race, trials)
     for index in race.left:
         _make_missing_weights(space, machine, paths, ledger, studies[index], runs[index])
-    measured = _measured(space, machine, paths, entries, studies, runs, race.left)
-    candidates = [
-        Candidate(index, entry, study, runs[index], measured[index], race.dropped.get(index))
-        for index, (entry, study) in enumerate(zip(entries, studies, strict=True))
-    ]
+    validation, candidates = _validation(machine, paths), list[Candidate]()
+    for index, (entry, study) in enumerate(zip(entries, studies, strict=True)):
+        kept = runs[index] if index in race.left else []  # who is out of the race has no weights
+        weights = [paths.trial(study.id, run.number) / "model.safetensors" for run in kept]
+        config = model_record(space, manifest, entry["parameters"])
+        measured = image_by_image(weights, config, validation)
+        out = race.dropped.get(index)
+        candidates.append(Candidate(index, entry, study, runs[index], measured, out))
     verdict = choose(candidates, race.looks)
     winner = verdict.winner
     seed = best_seed(winner)
@@ -94,30 +99,14 @@ def run(
         print(why, file=sys.stderr)
 
 
-def _measured(
-    space: Space,
-    machine: Machine,
-    paths: Paths,
-    entries: list[dict[str, Any]],
-    studies: list[Study],
-    runs: list[list[Trial]],
-    left: list[int],
-) -> list[Matrix]:
-    """The NELBO image by image of the weights that the runs have kept; without a row for those that
-    are out of the race."""
+def _validation(machine: Machine, paths: Paths) -> Tensor:
+    """The validation images, on the device that this process measures on."""
     from pipeline.data.prepared import load_images
     from pipeline.vae.process import prepare_process, resolve_device
 
     device = resolve_device(granted(machine.device))
     prepare_process(device)
-    validation = load_images(paths.prepare, "validation", device)
-    manifest = read_json(paths.manifest)
-    found = []
-    for index, (entry, study) in enumerate(zip(entries, studies, strict=True)):
-        config = model_record(space, manifest, entry["parameters"])
-        kept = [paths.trial(study.id, run.number) / "model.safetensors" for run in runs[index]]
-        found.append(image_by_image(kept if index in left else [], config, validation))
-    return found
+    return load_images(paths.prepare, "validation", device)
 
 
 def _make_missing_weights(

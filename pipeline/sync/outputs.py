@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
 from pipeline.record import belongs, checked, is_made, open_stage, read_record
+from pipeline.results.keys import flat
 from pipeline.seeds import digest
 from pipeline.settings.space import Space
 from pipeline.tracking.run import Dataset
@@ -69,17 +70,6 @@ class Outputs:
     def digest(self) -> str:
         """What moves when a study's run in MLflow has to."""
         return digest([self.best, self.winner, self.config, self.metrics])[:DIGITS]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested metrics as `first_epoch.nelbo_nats`."""
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float):
-            found[prefix + key] = float(value)
-    return found
 
 
 def _counts(paths: Paths, stage: str, done: str) -> bool:

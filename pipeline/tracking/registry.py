@@ -7,7 +7,7 @@ which champion each was judged against, so that every night's look counts whoeve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.store import connect, outages
@@ -77,7 +77,6 @@ class Winner:
     artifact_path: str  # of that folder, as tracking.model writes it
     digest: str  # what identifies the model: the same digest is the same version
     score: Score
-    tags: dict[str, str] = field(default_factory=dict)
     page: str = ""  # Markdown: what its version shows below the reason
 
 
@@ -134,7 +133,7 @@ def _create(client: MlflowClient, name: str, winner: Winner) -> ModelVersion:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"runs:/{winner.run_id}/{winner.artifact_path}"
-    tags = {**winner.tags, **winner.score.tags(), DIGEST_TAG: winner.digest}
+    tags = {**winner.score.tags(), DIGEST_TAG: winner.digest}
     return client.create_model_version(name, source, winner.run_id, tags)
 
 

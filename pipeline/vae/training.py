@@ -30,10 +30,6 @@ VALIDATION_SEED = 0  # the same noise for every trial and epoch: differences are
 Leaves = Callable[[], bool]  # whether to leave an epoch, asked after a step
 
 
-def _never() -> bool:
-    return False
-
-
 class Diverged(Exception):
     """The loss is no longer finite."""
 
@@ -105,7 +101,7 @@ class Training:
             return self.model.state_dict()
         return self.best_weights
 
-    def run_epoch(self, leaves: Leaves = _never) -> dict[str, Any] | None:
+    def run_epoch(self, leaves: Leaves = lambda: False) -> dict[str, Any] | None:
         """Trains one epoch, measures, and returns its record. Raises Diverged.
 
         None: it `leaves` the epoch, asked after a step; the next call goes on with the next one.

@@ -34,7 +34,7 @@ def run_id(store: Store) -> str:
 
 def test_the_champion_moves_only_for_a_better_model(store: Store, run_id: str) -> None:
     def enter(digest: str, mean: float) -> Registration:
-        winner = Winner(run_id, "model", digest, replace(SCORE, mean_nats=mean), {"git": "abc"})
+        winner = Winner(run_id, "model", digest, replace(SCORE, mean_nats=mean))
         return register(store.uri, store.name, winner, judge)
 
     assert enter("a", 240.0) == Registration(1, True, "the first version")
@@ -50,7 +50,6 @@ def test_the_champion_moves_only_for_a_better_model(store: Store, run_id: str) -
 
     version = store.client.get_model_version(store.name, "2")
     assert version.description == within_noise.reason
-    assert version.tags["git"] == "abc"
     assert version.source == f"runs:/{run_id}/model"
 
     assert enter("b", 239.9) == within_noise

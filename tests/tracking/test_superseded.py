@@ -16,9 +16,9 @@ from servers import Server
 from sweeps import CHOSEN, Desk
 
 from pipeline.files import write_json
+from pipeline.results.keys import flat
 from pipeline.settings.machine import Machine
 from pipeline.sync.follow import sync_all
-from pipeline.sync.outputs import flat
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.registry import PREFIX
 from pipeline.tracking.run import Metric, Run
