@@ -120,8 +120,9 @@ def nights() -> None:
 def check(name: Name) -> None:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
-    from pipeline.commands.estimate import estimate_text, find_images
+    from pipeline.commands.estimate import estimate_text
     from pipeline.commands.keep import begins, kept_text
+    from pipeline.data.preview import find_images
     from pipeline.paths import Paths
     from pipeline.settings.space import load_space
     from pipeline.work.own import own_faults

@@ -17,6 +17,10 @@ from pipeline.errors import UserError
 Sources = Mapping[str, Mapping[str, str]]  # file: its `sha256` and `text`
 
 
+class Fault(Exception):
+    """What is wrong with code of your own, in one line."""
+
+
 def own_object(name: str, sources: Sources) -> Any:
     """The function or class that FILE.py:NAME names; the file is run once a process.
 

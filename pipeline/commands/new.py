@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pipeline.settings.own_family import kind_of
 from pipeline.settings.own_files import files_of, reader
 from pipeline.settings.sections import Data
 from pipeline.settings.space import NAME, Space, parse_space
-from pipeline.settings.validation import read_yaml
+from pipeline.settings.validation import parse_yaml
 from pipeline.work.own import check_own
 
 SIDES = (64, 32, 16, 8)  # of which the largest that most pictures have
@@ -75,7 +74,7 @@ def new_space(
     train, test = image_files(folder)
     pictures = _look(train + test, len(train), bool(test))
     head = _head(name, images, pictures)
-    data = Data.model_validate(_read(name, head)["data"])
+    data = Data.model_validate(parse_yaml(head, name)["data"])
     sample = [read_image(path, data) for path, _ in train[:: max(1, len(train) // LOOKED_AT)]]
     height, width, channels = sample[0].shape
     shape = (channels, height, width)
@@ -233,12 +232,5 @@ def _budget(
 
 
 def _parsed(root: Path, name: str, text: str) -> Space:
-    return parse_space(name, _read(name, text), f"search_spaces/{name}.yaml", reader(root))
-
-
-def _read(name: str, text: str) -> dict[str, dict[str, object]]:
-    """The text as a space's file would be read."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.yaml"
-        write_text(file, text)
-        return read_yaml(file, f"search_spaces/{name}.yaml")
+    where = f"search_spaces/{name}.yaml"
+    return parse_space(name, parse_yaml(text, where), where, reader(root))

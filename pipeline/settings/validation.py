@@ -138,9 +138,17 @@ _StrictLoader.add_implicit_resolver(
 def read_yaml(path: Path, where: str) -> dict[str, Any]:
     """The mapping in a YAML file, {} for an empty one; `where` names it in the UserError."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        return parse_yaml(path.read_text(encoding="utf-8"), where)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: is not valid YAML: {_position(error)}") from None
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The same of a file's text."""
+    try:
+        raw = yaml.load(text, _StrictLoader)
     except RecursionError:
         raise UserError(f"{where}: is nested too deeply: flatten it") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.own_code import Fault
 from pipeline.results.keys import PARTS
 from pipeline.results.states import State
 from pipeline.seeds import derive_seed
@@ -23,7 +24,6 @@ from pipeline.settings.space import Space
 from pipeline.study.plan import Known
 from pipeline.study.propose import Proposer, propose_by
 from pipeline.study.sampler import frozen
-from pipeline.vae.left_alone import Fault, process_is_left_alone
 
 MORE = (0, 1, 20)  # trials that a proposal sees beyond `startup_trials`, when it is examined
 HASHES = ("1", "2")  # of the two processes: sets of text have an order in each
@@ -118,6 +118,8 @@ def _shown(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 def examine(space: Space, first: bool = True) -> dict[str, Any]:
     """What the process that examines says: `answers` or a `fault`."""
+    from pipeline.vae.left_alone import process_is_left_alone
+
     name = space.search.sampler
     try:
         with process_is_left_alone() if first else contextlib.nullcontext():

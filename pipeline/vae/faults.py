@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.own_code import where
+from pipeline.own_code import Fault, where
 from pipeline.vae.cost import count_size
 from pipeline.vae.families.layers import Shape
-from pipeline.vae.left_alone import Fault, process_is_left_alone
+from pipeline.vae.left_alone import process_is_left_alone
 from pipeline.vae.model import VAE, build, kl_per_dim, reparameterize
 from pipeline.vae.setting import Architecture, read_architecture
 

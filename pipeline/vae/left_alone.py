@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-
-class Fault(Exception):
-    """What is wrong with code of your own, in one line."""
+from pipeline.own_code import Fault
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.own_code import Sources, own_object, where
+from pipeline.own_code import Fault, Sources, own_object, where
 from pipeline.vae.families.layers import Shape
-from pipeline.vae.left_alone import Fault, process_is_left_alone
+from pipeline.vae.left_alone import process_is_left_alone
 from pipeline.vae.likelihood import Likelihood
 
 IMAGES, DRAWS = 4, 4096

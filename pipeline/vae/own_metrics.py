@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.own_code import Sources, own_object, where
+from pipeline.own_code import Fault, Sources, own_object, where
 from pipeline.seeds import derive_seed
-from pipeline.vae.left_alone import Fault, process_is_left_alone
+from pipeline.vae.left_alone import process_is_left_alone
 from pipeline.vae.measure import BATCH, elbo, pixels, seen
 from pipeline.vae.model import VAE, build
 from pipeline.vae.setting import read_architecture
