@@ -86,14 +86,10 @@ class Comparison:
             **{f"test_{name}": entry.metrics.get(name) for name in TEST},
             "weights": entry.winner["weights"],
         }
-        if entry is self.entries[0]:
-            return {**row, "difference_nats": None, "low_nats": None, "high_nats": None, "note": ""}
-        gap = self.difference(entry.name)
-        if isinstance(gap, str):
-            ends: dict[str, Any] = {"difference_nats": None, "low_nats": None, "high_nats": None}
-            return {**row, **ends, "note": gap}
-        return {**row, "difference_nats": gap.mean, "low_nats": gap.low, "high_nats": gap.high,
-                "note": _verdict(gap)}  # fmt: skip
+        gap = "" if entry is self.entries[0] else self.difference(entry.name)
+        mean, low, high = (None,) * 3 if isinstance(gap, str) else (gap.mean, gap.low, gap.high)
+        note = gap if isinstance(gap, str) else _verdict(gap)
+        return {**row, "difference_nats": mean, "low_nats": low, "high_nats": high, "note": note}
 
     def __str__(self) -> str:
         """Both tables as a terminal shows them, and a sentence for each sweep after the first."""

@@ -23,17 +23,11 @@ from pipeline.results.states import RANKED, State
 from pipeline.settings.hyperparameters import Choices, Domain
 
 UNIT = "validation NELBO, nats per image"
-LOOK = {
-    State.COMPLETE: (style.BLUE, "o", "full"),
-    State.PAUSED: (style.SKY, "o", "none"),
-    State.PRUNED: (style.ORANGE, "o", "none"),
+LOOK = {  # the ink of a trial, how its dot is filled, and how its curve ends
+    State.COMPLETE: (style.BLUE, "full", None),
+    State.PAUSED: (style.SKY, "none", "o"),
+    State.PRUNED: (style.ORANGE, "none", "x"),
 }
-_CURVES = {
-    State.COMPLETE: (State.COMPLETE, style.BLUE, None),
-    State.PAUSED: (State.PAUSED, style.SKY, "o"),
-    State.PRUNED: (State.PRUNED, style.ORANGE, "x"),
-}
-_OTHERS = ("failed", style.FAINT, None)
 
 
 def history(trials: pd.DataFrame, best: int | None) -> Figure:
@@ -72,7 +66,8 @@ def intermediate(
     for rung in rungs[:-1]:
         axes.axvline(rung, color=style.FAINT, linestyle=":", linewidth=0.8, zorder=0)
     for number, run in curves.sort_values("epoch").groupby("number"):
-        label, ink, marker = _CURVES.get(states.get(number), _OTHERS)
+        label = states.get(number) if states.get(number) in LOOK else State.FAILED
+        ink, _, marker = LOOK.get(label, (style.FAINT, "none", None))
         width, order = 0.9, 3 if label == State.PRUNED else 2
         if number == best:
             label, ink, width, order = "best trial", style.INK, 2.0, 4
@@ -216,13 +211,13 @@ def _dots(axes: Axes, x: pd.Series, table: pd.DataFrame, top: float, best: int |
     Trials without an x, in which the hyperparameter does not exist, are left out.
     """
     table, x = table[x.notna()], x.dropna()
-    for state, (ink, marker, fill) in LOOK.items():
+    for state, (ink, fill, _) in LOOK.items():
         chosen = table["state"] == state
         if not chosen.any():
             continue
         beyond = chosen & (table["nelbo_nats"] > top)
         inside = chosen & ~beyond
-        axes.plot(x[inside], table.loc[inside, "nelbo_nats"], marker, color=ink, fillstyle=fill,
+        axes.plot(x[inside], table.loc[inside, "nelbo_nats"], "o", color=ink, fillstyle=fill,
                   markersize=5, label=state)  # fmt: skip
         axes.plot(x[beyond], [top] * int(beyond.sum()), "^", color=ink, fillstyle=fill)
     ours = table["number"] == best

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import sha256_of, write_json
 from pipeline.paths import Paths, main_checkout
 
 if TYPE_CHECKING:
@@ -91,16 +91,9 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 def _entry(file: Path, known: list[int | str] | None) -> list[int | str]:
     """A file's state and digest, which is that of `known` if the state is."""
-    state = _state(file)
-    if known and known[:-1] == state:
-        return known
-    with file.open("rb") as content:
-        return [*state, hashlib.file_digest(content, "sha256").hexdigest()]
-
-
-def _state(file: Path) -> list[int | str]:
     stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return known if known and known[:-1] == state else [*state, sha256_of(file)]
 
 
 def _is_old(entry: list[int | str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +19,21 @@ from pipeline.settings.hyperparameters import (
 from pipeline.settings.validation import did_you_mean, explain, is_number_as_text, show
 
 Kind = type[Hyperparameters]
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Those of a section that are right by themselves."""
+
+    kind: Kind
+    fixed: dict[str, Value]
+    searched: dict[str, Domain]
+
+    def possible(self, name: str) -> list[Value]:
+        """All values of a hyperparameter that is no range."""
+        if name in self.searched:
+            return self.searched[name].grid()
+        return [self.fixed.get(name, self.kind.model_fields[name].default)]
 
 
 def parse_parameters(
@@ -45,9 +61,10 @@ def parse_parameters(
             raise ValueError(f"{key}: {explain(detail)}") from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    _check_kl_warmup(kind, fixed, searched)
-    _check_families(kind, fixed, searched)
-    _check_conditions(kind, fixed, searched)
+    entries = _Entries(kind, fixed, searched)
+    _check_kl_warmup(entries)
+    _check_families(entries)
+    _check_conditions(entries)
     searched = _in_order(kind, _without_settled_conditions(searched))
     _check_reachable(searched)
     return fixed, searched
@@ -55,14 +72,12 @@ def parse_parameters(
 
 def _domain(kind: Kind, name: str, entry: dict[str, Any]) -> Domain:
     if "choices" in entry:
-        known = _known(entry, {"choices", "when", "centre"})
+        _check_keys(entry, {"choices", "when", "centre"})
+        known = dict(entry)
         if isinstance(entry["choices"], list):
-            known = {
-                **known,
-                "choices": [_checked(kind, name, value) for value in entry["choices"]],
-            }
+            known["choices"] = [_checked(kind, name, value) for value in entry["choices"]]
         if "centre" in entry:
-            known = {**known, "centre": _checked(kind, name, entry["centre"])}
+            known["centre"] = _checked(kind, name, entry["centre"])
         return Choices(**known)
     if not {"low", "high"} <= entry.keys():
         wanted = ["low", "high", "choices"]
@@ -71,26 +86,23 @@ def _domain(kind: Kind, name: str, entry: dict[str, Any]) -> Domain:
             f"give a value, `low` and `high`, or `choices`, but got {show(entry)}"
             f"{': ' if hints else ''}{''.join(hints).strip()}"
         )
-    known = _known(entry, {"low", "high", "log", "step", "when", "centre"})
-    low, high = _checked(kind, name, entry["low"]), _checked(kind, name, entry["high"])
+    _check_keys(entry, {"low", "high", "log", "step", "when", "centre"})
+    ends = {end: _checked(kind, name, entry[end]) for end in ("low", "high")}
     if "centre" in entry:
         _checked(kind, name, entry["centre"])
-    for end in (low, high):
+    for end in ends.values():
         if isinstance(end, bool) or not isinstance(end, int | float):
             raise ValueError(f"a range needs numbers, but got {show(end)}: use `choices`")
-    integer = isinstance(low, int)
-    step = entry.get("step")
+    integer, step = isinstance(ends["low"], int), entry.get("step")
     if integer and isinstance(step, float) and not step.is_integer():
         raise ValueError(f"the step of an integer must be an integer, but got {step:g}")
-    return Range(**{**known, "low": low, "high": high, "integer": integer})
+    return Range(**{**entry, **ends, "integer": integer})
 
 
-def _known(entry: dict[str, Any], valid: set[str]) -> dict[str, Any]:
-    unknown = sorted(entry.keys() - valid)
-    if unknown:
+def _check_keys(entry: dict[str, Any], valid: set[str]) -> None:
+    if unknown := sorted(entry.keys() - valid):
         hint = did_you_mean(unknown[0], sorted(valid))
         raise ValueError(f"unknown key `{unknown[0]}`: {hint}valid: {', '.join(sorted(valid))}")
-    return entry
 
 
 def _checked(kind: Kind, name: str, value: Value) -> Value:
@@ -130,22 +142,16 @@ def _fits(kind: Kind, name: str, value: Value) -> bool:
     return True
 
 
-def _check_kl_warmup(kind: Kind, fixed: dict[str, Value], searched: dict[str, Domain]) -> None:
+def _check_kl_warmup(given: _Entries) -> None:
     names = ("kl_warmup", "kl_warmup_epochs")
-    if all(_may_be_set(kind, name, fixed, searched) for name in names):
+    if all(isinstance(given.searched.get(n), Range) or any(given.possible(n)) for n in names):
         raise ValueError("kl_warmup: excludes kl_warmup_epochs: give one of the two")
 
 
-def _may_be_set(
-    kind: Kind, name: str, fixed: dict[str, Value], searched: dict[str, Domain]
-) -> bool:
-    return isinstance(searched.get(name), Range) or any(_possible(kind, name, fixed, searched))
-
-
-def _check_families(kind: Kind, fixed: dict[str, Value], searched: dict[str, Domain]) -> None:
-    families = _possible(kind, "family", fixed, searched)
-    for name in [*fixed, *searched]:
-        readers = kind.readers.get(name)
+def _check_families(given: _Entries) -> None:
+    families = given.possible("family")
+    for name in [*given.fixed, *given.searched]:
+        readers = given.kind.readers.get(name)
         if readers and not set(families) & set(readers):
             raise ValueError(
                 f"{name}: read only by family {' or '.join(readers)}, but the family is"
@@ -153,27 +159,27 @@ def _check_families(kind: Kind, fixed: dict[str, Value], searched: dict[str, Dom
             )
 
 
-def _check_conditions(kind: Kind, fixed: dict[str, Value], searched: dict[str, Domain]) -> None:
-    for name, domain in searched.items():
+def _check_conditions(given: _Entries) -> None:
+    for name, domain in given.searched.items():
         for parent, wanted in domain.when.items():
-            if parent not in kind.model_fields:
+            if parent not in given.kind.model_fields:
                 raise ValueError(f"{name}: `when` names the unknown hyperparameter `{parent}`")
             if parent == name:
                 raise ValueError(f"{name}: `when` may not name {name} itself")
-            if isinstance(searched.get(parent), Range):
-                raise ValueError(f"{name}: `when` needs a parent with choices, but {parent} is a"
-                                 " range")  # fmt: skip
-            possible = _possible(kind, parent, fixed, searched)
+            if isinstance(given.searched.get(parent), Range):
+                raise ValueError(
+                    f"{name}: `when` needs a parent with choices, but {parent} is a range"
+                )
+            possible = given.possible(parent)
             if not one_of(wanted):
                 raise ValueError(
                     f"{name}: `when` lists no value of {parent}: add one of {possible}"
                 )
-            for value in one_of(wanted):
-                if value not in possible:
-                    raise ValueError(
-                        f"{name}: `when` waits for {parent} = {show(value)}, which is never chosen;"
-                        f" possible: {possible}"
-                    )
+            if never := [value for value in one_of(wanted) if value not in possible]:
+                raise ValueError(
+                    f"{name}: `when` waits for {parent} = {show(never[0])}, which is never chosen;"
+                    f" possible: {possible}"
+                )
 
 
 def _check_reachable(searched: dict[str, Domain]) -> None:
@@ -182,14 +188,6 @@ def _check_reachable(searched: dict[str, Domain]) -> None:
     for name, domain in searched.items():
         if not any(domain.active(cell) for cell in cells):
             raise ValueError(f"{name}: `when` asks for {domain.when}, which no trial has at once")
-
-
-def _possible(
-    kind: Kind, name: str, fixed: dict[str, Value], searched: dict[str, Domain]
-) -> list[Value]:
-    if name in searched:
-        return searched[name].grid()
-    return [fixed.get(name, kind.model_fields[name].default)]
 
 
 def _without_settled_conditions(searched: dict[str, Domain]) -> dict[str, Domain]:

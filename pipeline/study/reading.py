@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.databases import copy_now, may_write
 from pipeline.errors import UserError
+from pipeline.files import copy_now, may_write
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.study.ledger import Ledger, storage_url

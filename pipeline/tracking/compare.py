@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.mirror import KEY_TAG, PAGE
 from pipeline.tracking.run import Run
 from pipeline.tracking.send import CHANGED_PARAM_TAG, PARAM_LENGTH, TAG_LENGTH, fit
-from pipeline.tracking.store import connect, is_absent, outages, readable, sqlite_file
+from pipeline.tracking.store import connect, is_absent, outages, pages, readable, sqlite_file
 from pipeline.tracking.supersede import STREAMS, TOKEN_TAG
 from pipeline.tracking.views import LOG10, NELBO
 
@@ -65,15 +66,10 @@ def differences(
 
 def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:
     """Our runs that nobody has deleted, by key."""
-    found: dict[str, Any] = {}
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` LIKE '%'", 1, PAGE, None,
-                                  token)  # fmt: skip
-        found.update((run.data.tags[KEY_TAG], run) for run in page)
-        token = page.token
-        if not token:
-            return found
+    search = partial(
+        client.search_runs, [experiment_id], f"tags.`{KEY_TAG}` LIKE '%'", 1, PAGE, None
+    )
+    return {run.data.tags[KEY_TAG]: run for run in pages(search)}
 
 
 class _Lines:

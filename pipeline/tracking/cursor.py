@@ -6,7 +6,6 @@ runs by their tags and sends everything again, which MLflow stores once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +63,10 @@ def load_cursor(path: Path) -> dict[str, Log]:
 
 def save_cursor(path: Path, logs: dict[str, Log]) -> None:
     """Replaces the cursor, in one line: many runs are written every few seconds."""
-    raw = {name: vars(log) | {"runs": _raw(log.runs)} for name, log in logs.items()}
+    raw = {
+        name: vars(log) | {"runs": {key: vars(sent) for key, sent in log.runs.items()}}
+        for name, log in logs.items()
+    }
     write_text(path, json.dumps(raw))
 
 
@@ -79,15 +81,6 @@ NONE_SENT = short_digest({})
 def curve_digest(metrics: list[Metric]) -> str:
     """Without times: an epoch that was trained again after a crash is the same point."""
     return short_digest([[m.key, m.value, m.step] for m in metrics])
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _raw(runs: dict[str, Sent]) -> dict[str, Any]:
-    return {key: vars(sent) for key, sent in runs.items()}
 
 
 def _log(raw: dict[str, Any]) -> Log:

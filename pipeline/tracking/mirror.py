@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from pipeline.tracking.send import (
     send_stream,
     send_values,
 )
-from pipeline.tracking.store import MirrorUnavailable, Store, connect, mask, outages
+from pipeline.tracking.store import MirrorUnavailable, Store, connect, mask, outages, pages
 from pipeline.tracking.supersede import (
     GENERATION_TAG,
     SUPERSEDED_TAG,
@@ -243,14 +244,10 @@ def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> d
 
     condition = f"tags.`{KEY_TAG}` LIKE '%'" if key is None else f"tags.`{KEY_TAG}` = '{key}'"
     found: dict[str, Sent] = {}
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], condition, ViewType.ALL, PAGE, None, token)
-        for run in page:
-            _add(client, found, run.data.tags[KEY_TAG], _unknown(run))
-        token = page.token
-        if not token:
-            return found
+    search = partial(client.search_runs, [experiment_id], condition, ViewType.ALL, PAGE, None)
+    for run in pages(search):
+        _add(client, found, run.data.tags[KEY_TAG], _unknown(run))
+    return found
 
 
 def _unknown(run: StoredRun) -> Sent:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.store import connect, outages
+from pipeline.tracking.store import connect, outages, pages
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -178,20 +178,10 @@ def _newcomers(
 ) -> list[Score]:
     """The scores that were compared with this champion before, in their order."""
     same = f"name = '{version.name}' and tags.`{AGAINST_TAG}` = '{champion}'"
-    found = sorted(_all(client, same), key=lambda each: int(each.version))
+    versions = pages(lambda token: client.search_model_versions(same, page_token=token))
+    found = sorted(versions, key=lambda each: int(each.version))
     scores = [Score.from_tags(each.tags) for each in found if each.version != version.version]
     return [score for score in scores if score is not None and not unlike(score, old)]
-
-
-def _all(client: MlflowClient, condition: str) -> list[ModelVersion]:
-    found: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(condition, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
 
 
 def _unrecorded(likelihood: str) -> str:

@@ -11,14 +11,8 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking.cursor import (
-    NONE_SENT,
-    UNKNOWN,
-    Sent,
-    curve_digest,
-    file_digest,
-    short_digest,
-)
+from pipeline.files import sha256_of
+from pipeline.tracking.cursor import NONE_SENT, UNKNOWN, Sent, curve_digest, short_digest
 from pipeline.tracking.run import Metric, Run
 from pipeline.tracking.store import mask
 from pipeline.tracking.supersede import figure_points, known_points
@@ -96,7 +90,7 @@ def send_artifacts(client: MlflowClient, run: Run, sent: Sent) -> int:
     """Uploads the files whose content the run lacks; returns their number."""
     count = 0
     for name, path in _files(run.artifacts):
-        digest = file_digest(path)
+        digest = sha256_of(path)
         if sent.artifacts.get(name) != digest:
             _upload(client, sent.run_id, PurePosixPath(name), path)
             sent.artifacts[name] = digest

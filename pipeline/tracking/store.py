@@ -7,14 +7,13 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.databases import copy_now, may_write
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, copy_now, may_write
 from pipeline.paths import Paths
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
@@ -150,6 +149,17 @@ def connect(uri: str) -> MlflowClient:
         elif not uri.startswith(SERVERS):
             _probe(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All that MLflow finds, which it gives page by page to who names the page's token."""
+    token = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def find_run(uri: str, run_id: str) -> tuple[str, dict[str, str]]:

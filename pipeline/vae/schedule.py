@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.settings.hyperparameters import Hyperparameters
     from pipeline.vae.setting import Setting
-
-
-class KlWarmup(Protocol):
-    """The two hyperparameters that say how long the KL weight rises."""
-
-    @property
-    def kl_warmup(self) -> float: ...
-
-    @property
-    def kl_warmup_epochs(self) -> int: ...
 
 
 def lr_factor(setting: Setting, step: int, total: int) -> float:
@@ -55,7 +46,7 @@ def kl_weight(setting: Setting, step: int, total: int, steps_an_epoch: int) -> f
     return beta
 
 
-def kl_warmup_end(setting: KlWarmup, epochs: int) -> int:
+def kl_warmup_end(setting: Setting | Hyperparameters, epochs: int) -> int:
     """The last epoch (from 1) that begins before the KL weight has reached beta; 0: none.
 
     Best weights, early stopping and pruning count from the next epoch on: before it a small KL
