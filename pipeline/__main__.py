@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,15 +58,15 @@ def _here() -> tuple[Path, Machine]:
 
 
 def _stage_command(stage: str, summary: str) -> None:
-    def command(name: Name) -> None:
-        _run_stages((stage,), name)
+    def command(name: Name) -> str:
+        return _run_stages((stage,), name)
 
     app.command(stage, help=summary)(command)
 
 
 def _training_command(verb: str, stages: tuple[str, ...], summary: str) -> None:
-    def command(name: Name, duration: For = None, until: Until = None) -> None:
-        _run_stages(stages, name, duration, until)
+    def command(name: Name, duration: For = None, until: Until = None) -> str:
+        return _run_stages(stages, name, duration, until)
 
     app.command(verb, help=summary)(command)
 
@@ -94,7 +95,7 @@ def sweep(
     then: Annotated[
         str | None, typer.Option(help="a command for the end, when the summary is on disk")
     ] = None,
-) -> None:
+) -> int:
     """Take sweeps to an answer unattended, night after night; see docs/nights.md."""
     from pipeline.commands.sweep import sweep as work
 
@@ -102,22 +103,21 @@ def sweep(
     machine = _with_deadline(machine, duration, until)
     if gpus is not None:
         machine = _with_gpus(machine, gpus)
-    raise typer.Exit(work(root, machine, names, add, then))
+    return work(root, machine, names, add, then)
 
 
 @app.command()
-def nights() -> None:
+def nights() -> Iterator[str]:
     """What the nights have done, as a table; draws runs/nights/nights.png."""
     from pipeline.commands.nights import draw, nights_text
 
-    root = _root()
-    typer.echo(nights_text(root))
+    yield nights_text(root := _root())
     if file := draw(root):
-        typer.echo(f"figure: {file}")
+        yield f"figure: {file}"
 
 
 @app.command()
-def check(name: Name) -> None:
+def check(name: Name) -> Iterator[str]:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
     from pipeline.commands.estimate import estimate_text
@@ -132,20 +132,14 @@ def check(name: Name) -> None:
     images = find_images(space, Paths(root, name))
     found = begins(space, Paths(root, name))
     kept = found.parts if found else []
-    typer.echo(describe(space, kept))
+    yield describe(space, kept)
     if space.sources and images.shape:
-        _refuse(name, list(own_faults(space, images.shape)))
-    typer.echo(estimate_text(space, machine, images, kept))
-    if said := kept_text(space, Paths(root, name), found):
-        typer.echo(said)
-
-
-def _refuse(name: str, faults: list[str]) -> None:
-    """Raises UserError where there are faults, after it has printed them."""
-    for fault in faults:
-        typer.echo(fault)
-    if faults:
-        raise UserError(f"check {name}: {faults[0]}: correct it")
+        faults = list(own_faults(space, images.shape))
+        yield from faults
+        if faults:
+            raise UserError(f"check {name}: {faults[0]}: correct it")
+    yield estimate_text(space, machine, images, kept)
+    yield kept_text(space, Paths(root, name), found)
 
 
 @app.command()
@@ -158,7 +152,7 @@ def new(
     family: Annotated[
         str | None, typer.Option(help="a family of your own: FILE.py:CLASS (docs/model.md)")
     ] = None,
-) -> None:
+) -> str:
     """Look at a folder of images and write a search space for it."""
     from pipeline.commands.new import new_space
     from pipeline.settings.deadline import deadline_after, now
@@ -168,42 +162,40 @@ def new(
     except ValueError as error:
         raise UserError(f"new: --for {error}") from None
     file = new_space(*_here(), name, images, seconds, family)
-    typer.echo(f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`")
+    return f"{file}: `python -m pipeline check {name}`, then `python -m pipeline run {name}`"
 
 
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="a sweep; default: all")] = None,
-) -> None:
+) -> Iterator[str]:
     """What the studies have done, who works on what, the time left, the space on disk."""
     from pipeline.commands.status import status_text
 
     wrong: list[str] = []
-    if text := status_text(*_here(), name, wrong):
-        typer.echo(text)
+    yield status_text(*_here(), name, wrong)
     if wrong:
         more = f" (and {len(wrong) - 1} more sweeps are not in order)" if wrong[1:] else ""
         raise UserError(wrong[0] + more)
 
 
 @app.command()
-def doctor() -> None:
+def doctor() -> Iterator[str]:
     """Examine environment, device, storage, tracker, Slurm and disk; say what to mend."""
     from pipeline.commands.doctor import examine
 
     findings = examine(*_here())
-    for finding in findings:
-        typer.echo(finding)
+    yield from map(str, findings)
     if wrong := [finding.place for finding in findings if finding.remedy]:
         raise UserError(f"doctor: wrong: {', '.join(wrong)}: mend what is said above")
 
 
 @app.command("list")
-def list_() -> None:
+def list_() -> str:
     """All sweeps of this checkout: data, state, best, winner, size."""
     from pipeline.commands.listing import list_text
 
-    typer.echo(list_text(*_here()))
+    return list_text(*_here())
 
 
 @app.command()
@@ -213,44 +205,43 @@ def clean(
         bool, typer.Option("--studies", help="delete the ledger's rows of earlier forks, too")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
-) -> None:
+) -> Iterator[str]:
     """Say which files nothing needs any more, ask, and delete them."""
     from pipeline.commands.clean import find_rubbish, remove
 
     root, machine = _here()
     rubbish = find_rubbish(root, machine, name)
     if not rubbish.places and not (studies and rubbish.studies):
-        typer.echo("nothing to clean")
+        yield "nothing to clean"
         return
-    typer.echo(rubbish.text(root, studies))
+    yield rubbish.text(root, studies)
     if not yes and not sys.stdin.isatty():
         raise UserError("clean: nothing is deleted without a terminal to ask on: add --yes")
     if yes or typer.confirm("delete these?"):
         remove(rubbish, root, machine, with_rows=studies)
-        typer.echo("deleted")
+        yield "deleted"
 
 
 @app.command()
 def archive(
     name: Name,
     to: Annotated[Path | None, typer.Option(help="the file; default: NAME.tar here")] = None,
-) -> None:
+) -> str:
     """Write a sweep's space, outputs, trials and versions into one tar file."""
     from pipeline.commands.archive import archive as write
 
-    target = write(*_here(), name, to or Path(f"{name}.tar"))
-    typer.echo(target)
+    return str(write(*_here(), name, to or Path(f"{name}.tar")))
 
 
 @app.command()
 def export(
     name: Name,
     optuna: Annotated[str, typer.Option(help="URL of a storage, such as sqlite:///optuna.db")],
-) -> None:
+) -> str:
     """Write the search as a study of Optuna: its dashboard and plots read it."""
     from pipeline.commands.export import export_text
 
-    typer.echo(export_text(*_here(), name, optuna))
+    return export_text(*_here(), name, optuna)
 
 
 @app.command()
@@ -260,12 +251,11 @@ def keep(
         list[str] | None,
         typer.Option(help="a study of the ledger, several times; default: all that are alike"),
     ] = None,
-) -> None:
+) -> list[str]:
     """Write the finished trials of a sweep's searches into a table that spaces can begin with."""
     from pipeline.commands.keep import keep as write
 
-    for line in write(*_here(), name, study or []):
-        typer.echo(line)
+    return write(*_here(), name, study or [])
 
 
 @app.command()
@@ -273,11 +263,11 @@ def compare(
     names: Annotated[
         list[str], typer.Argument(help="two sweeps or more; the first is compared with")
     ],
-) -> None:
+) -> str:
     """Sweeps side by side: figures, what differs, and whether the winners can be told apart."""
     from pipeline.api import Checkout
 
-    typer.echo(Checkout(_root()).compare(*names))
+    return str(Checkout(_root()).compare(*names))
 
 
 @app.command()
@@ -287,11 +277,11 @@ def reproduce(
     study: Annotated[
         str | None, typer.Option(help="a study of the ledger; default: the search as it is now")
     ] = None,
-) -> None:
+) -> str:
     """Train one trial again, alone, and say whether the record is identical."""
     from pipeline.commands.reproduce import reproduce_trial
 
-    typer.echo(reproduce_trial(*_here(), name, number, study))
+    return reproduce_trial(*_here(), name, number, study)
 
 
 @app.command()
@@ -315,14 +305,13 @@ def verify(
         bool, typer.Option("--measure", help="measure the winner's weights again")
     ] = False,
     no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="leave MLflow out")] = False,
-) -> None:
+) -> Iterator[str]:
     """Recompute, without training, what a sweep states; name what does not follow."""
     from pipeline.commands.verify import verify as audited
 
     audit = audited(*_here(), name, mlflow=not no_mlflow, train=train, measure=measure)
     follows = f"verify {name}: all follows: {', '.join(audit.seen)}"
-    for line in [*(audit.findings or [follows]), *audit.notes]:
-        typer.echo(line)
+    yield from [*(audit.findings or [follows]), *audit.notes]
     if audit.findings:
         found = len(audit.findings)
         raise UserError(
@@ -337,12 +326,11 @@ def retry(
     number: Annotated[
         int | None, typer.Argument(help="a failed search trial; default: all that failed")
     ] = None,
-) -> None:
+) -> list[str]:
     """Re-open failed trials, and those that were proposed or pruned after seeing them."""
     from pipeline.commands.retry import retry_failed
 
-    for line in retry_failed(*_here(), name, number):
-        typer.echo(line)
+    return retry_failed(*_here(), name, number)
 
 
 @app.command()
@@ -351,20 +339,18 @@ def sync(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="send everything again; undo deletions in MLflow")
     ] = False,
-) -> None:
+) -> Iterator[str]:
     """Bring MLflow up to date with the ledger and the outputs."""
     from pipeline.sync.follow import sync_all
 
-    for line in sync_all(*_here(), name, rebuild=rebuild):
-        typer.echo(line)
+    return sync_all(*_here(), name, rebuild=rebuild)
 
 
 def _wishing_command(verb: str, summary: str) -> None:
-    def command(name: Name) -> None:
+    def command(name: Name) -> str:
         from pipeline.commands.workers import tell
 
-        what = None if verb == "resume" else verb
-        typer.echo(tell(*_here(), name, what))
+        return tell(*_here(), name, None if verb == "resume" else verb)
 
     app.command(verb, help=summary)(command)
 
@@ -375,11 +361,11 @@ _wishing_command("resume", "Tell them to go on.")
 
 
 @app.command()
-def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> None:
+def where(run_id: Annotated[str, typer.Argument(help="an MLflow run id")]) -> str:
     """Where an MLflow run comes from, and the commands that recreate it."""
     from pipeline.commands.where import where_text
 
-    typer.echo(where_text(*_here(), run_id))
+    return where_text(*_here(), run_id)
 
 
 @app.command()
@@ -387,11 +373,11 @@ def ui(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="port on the loopback interface")
     ] = 5000,
-) -> None:
+) -> int:
     """Open MLflow on the runs of this checkout."""
     from pipeline.commands.ui import serve_ui
 
-    raise typer.Exit(serve_ui(*_here(), port))
+    return serve_ui(*_here(), port)
 
 
 @app.command(hidden=True)
@@ -418,14 +404,14 @@ def worker(
     child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
     after: Annotated[int | None, typer.Option(hidden=True)] = None,
-) -> None:
+) -> int:
     """Work on a sweep of this storage, whichever host its command was given on."""
     from pipeline.work.told import listen
 
     told = listen(alone=not child)  # before anything heavy
     from pipeline.commands.worker import work
 
-    raise typer.Exit(work(_root(), job, slot, told, child=child, only=only, after=after))
+    return work(_root(), job, slot, told, child=child, only=only, after=after)
 
 
 @app.command(hidden=True)
@@ -438,13 +424,11 @@ def mirror(name: str) -> None:
 
 def _run_stages(
     stages: tuple[str, ...], name: str, duration: str | None = None, until: str | None = None
-) -> None:
+) -> str:
     from pipeline.commands.run import run_stages
 
     root, machine = _here()
-    machine = _with_deadline(machine, duration, until)
-    if said := run_stages(stages, root, name, machine):
-        typer.echo(said)
+    return run_stages(stages, root, name, _with_deadline(machine, duration, until))
 
 
 def _with_deadline(machine: Machine, duration: str | None, until: str | None) -> Machine:
@@ -481,7 +465,7 @@ def main() -> None:
     try:
         if foreign := [word for word in sys.argv[1:] if not is_text(word)]:
             raise UserError(f"what is typed must be UTF-8, but got {foreign[0]!r:.80}: rename it")
-        code = app(standalone_mode=False) or 0
+        code = _say(app(standalone_mode=False))
         sys.stdout.flush()  # else it fails when Python ends, with a code of its own
         raise SystemExit(code)
     except BrokenPipeError:
@@ -492,7 +476,10 @@ def main() -> None:
         raise
     except UsageError as error:
         _leave(_usage(error), 2)
-    except typer.Abort:  # the end of standard input, or Ctrl-C, instead of an answer
+    except (
+        typer.Abort,
+        KeyboardInterrupt,
+    ):  # the end of standard input, or Ctrl-C, instead of an answer
         _leave("interrupted: nothing is changed", 130)
     except UserError as error:
         _leave(f"error: {error}", 2)
@@ -502,6 +489,16 @@ def main() -> None:
         _leave(f"error: {said}", 2)
     except Interrupted as error:
         _leave(str(error), 130)
+
+
+def _say(what: int | str | Iterable[str] | None) -> int:
+    """Prints what a command has to say, as it comes; its exit code."""
+    if isinstance(what, int):
+        return what
+    for text in [what] if isinstance(what, str) else what or ():
+        if text:
+            typer.echo(text)
+    return 0
 
 
 def _usage(error: Any) -> str:
