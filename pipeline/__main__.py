@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.settings.machine import Machine
 
 READER_LEFT = 128 + 13  # SIGPIPE
+STOPPED = (typer.Abort, KeyboardInterrupt)  # end of input, or Ctrl-C, in place of an answer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -476,10 +477,7 @@ def main() -> None:
         raise
     except UsageError as error:
         _leave(_usage(error), 2)
-    except (
-        typer.Abort,
-        KeyboardInterrupt,
-    ):  # the end of standard input, or Ctrl-C, instead of an answer
+    except STOPPED:
         _leave("interrupted: nothing is changed", 130)
     except UserError as error:
         _leave(f"error: {error}", 2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from pipeline.figures.single import Single
+    from pipeline.figures.drawings import Drawings
     from pipeline.tracking.model import VaeModel
 
 INTERRUPTED = 130
@@ -118,14 +118,14 @@ class Sweep:
         return self._drawings.figure(name)
 
     @property
-    def _drawings(self) -> Single:
-        from pipeline.figures.single import Single
+    def _drawings(self) -> Drawings:
+        from pipeline.figures.drawings import Drawings
         from pipeline.vae.process import prepare_process
 
         space = self.as_made
         open_inputs("render", space, self.paths)
         prepare_process()
-        return Single(space, self.paths)
+        return Drawings(space, self.paths)
 
     def _json(self, file: Path) -> dict[str, Any]:
         content: dict[str, Any] = read_json(checked(self.paths, file))

@@ -64,21 +64,6 @@ def make_gallery(render: Render, inputs: Inputs, first: VAE, best: VAE) -> Galle
     )
 
 
-def sections(
-    space: Space, inputs: Inputs, ranking: Importance | str, gallery: Gallery
-) -> dict[str, list[Plate]]:
-    """Every figure of the report under the title of its section."""
-    return {
-        "Data": [
-            Plate("samples", "Samples", "Training images of every class.", inputs.samples_png)
-        ],
-        "Search": search_plates(space, inputs, ranking),
-        "Training": training_plates(space.render, inputs, gallery),
-        "Pictures": picture_plates(space.render, gallery),
-        "Latent space": latent_plates(space.render, inputs, gallery),
-    }
-
-
 def search_plates(space: Space, inputs: Inputs, ranking: Importance | str) -> list[Plate]:
     """The study: history, curves, importance, slices, parallel coordinates, Pareto front."""
     trials, searched, best = inputs.trials, space.searched, inputs.best["number"]
@@ -236,11 +221,7 @@ def _traversals(render: Render, gallery: Gallery) -> Figure:
     return latent.traversals(gallery.decode(latents), dims, walks.range_axis(steps, limit))
 
 
-def printed(sections: dict[str, list[Plate]]) -> dict[str, list[Plate]]:
-    """The same with the figures as PNG."""
-
-    def as_png(plate: Plate) -> Plate:
-        drawn = plate.content
-        return replace(plate, content=style.png(drawn)) if isinstance(drawn, Figure) else plate
-
-    return {title: [as_png(plate) for plate in plates] for title, plates in sections.items()}
+def printed(plate: Plate) -> Plate:
+    """The same with its figure as PNG."""
+    drawn = plate.content
+    return replace(plate, content=style.png(drawn)) if isinstance(drawn, Figure) else plate

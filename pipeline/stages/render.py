@@ -6,10 +6,9 @@ It runs on the CPU whatever the machine offers, so that the pictures are the sam
 from __future__ import annotations
 
 from pipeline.audit.outputs import audit_outputs
-from pipeline.figures import advice, atlas, passes, report, style
-from pipeline.figures.importance import importance
-from pipeline.figures.inputs import read_inputs
-from pipeline.figures.trials import ascending
+from pipeline.figures import advice, passes, report, style
+from pipeline.figures.atlas import BEST, printed
+from pipeline.figures.drawings import Drawings
 from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.record import INPUTS, open_inputs, recorded
@@ -18,7 +17,6 @@ from pipeline.settings.space import Space
 from pipeline.study.beginning import beginning
 from pipeline.study.receipt import read_studies, recorded_part
 from pipeline.study.sources import Source, sources
-from pipeline.vae.checkpoint import load_model
 from pipeline.vae.process import prepare_process
 
 
@@ -31,17 +29,14 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
     made_from = open_inputs("render", space, paths)
     audit = audit_outputs(space, paths, INPUTS["render"])
     came_from = _sources(space, paths)
-    space = space.model_copy(update={"searched": ascending(space.searched)})
-    inputs = read_inputs(paths, space.searched)
-    record = paths.config
-    first = load_model(paths.retrain / "first_epoch.safetensors", record)
-    best = load_model(paths.model, record)
-    ranking = importance(inputs.trials, space.searched, inputs.parts)
+    drawings = Drawings(space, paths)
+    space, inputs = drawings.space, drawings.inputs
     with style.applied():
-        gallery = atlas.make_gallery(space.render, inputs, first, best)
-        sections = atlas.printed(atlas.sections(space, inputs, ranking, gallery))
-    sd = passes.nelbo_sd(best, inputs.images)
-    tips = advice.advise(space, inputs, ranking, sd, came_from)
+        sections = {
+            title: [printed(plate) for plate in draw()] for title, draw in drawings.sections.items()
+        }
+    sd = passes.nelbo_sd(drawings.gallery.models[BEST], inputs.images)
+    tips = advice.advise(space, inputs, drawings.ranking, sd, came_from)
     page = report.build(space, inputs, sections, tips, audit.findings)
     with recorded("render", space, paths, made_from) as folder:
         for plate in (plate for plates in sections.values() for plate in plates):
