@@ -76,7 +76,7 @@ def check_splices(root: Path, splices: list[tuple[int, int, bytes]]) -> None:
     text = EVERYTHING.encode()
     for start, length, new in splices:
         text = text[:start] + new + text[start + length :]
-    (root / "search_spaces").mkdir(exist_ok=True)
+    (root / "search_spaces").mkdir(parents=True, exist_ok=True)
     (root / "search_spaces" / "x.yaml").write_bytes(text)
     try:
         assert load_space(root, "x").name == "x"
@@ -102,7 +102,7 @@ def test_many_changed_values(changes: list[tuple[int, str, str, Any]]) -> None:
 def test_changed_bytes(
     tmp_path_factory: pytest.TempPathFactory, splices: list[tuple[int, int, bytes]]
 ) -> None:
-    check_splices(tmp_path_factory.getbasetemp(), splices)
+    check_splices(tmp_path_factory.getbasetemp() / "splices", splices)
 
 
 @pytest.mark.slow
@@ -111,4 +111,4 @@ def test_changed_bytes(
 def test_many_changed_bytes(
     tmp_path_factory: pytest.TempPathFactory, splices: list[tuple[int, int, bytes]]
 ) -> None:
-    check_splices(tmp_path_factory.getbasetemp(), splices)
+    check_splices(tmp_path_factory.getbasetemp() / "splices", splices)
