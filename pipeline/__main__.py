@@ -121,7 +121,7 @@ def nights() -> Iterator[str]:
 def check(name: Name) -> Iterator[str]:
     """Validate a search space; print what would be searched and what it would cost."""
     from pipeline.commands.check import describe
-    from pipeline.commands.estimate import estimate_text
+    from pipeline.commands.check_estimate import estimate_text
     from pipeline.commands.keep import begins, kept_text
     from pipeline.data.preview import find_images
     from pipeline.paths import Paths
@@ -194,7 +194,7 @@ def doctor() -> Iterator[str]:
 @app.command("list")
 def list_() -> str:
     """All sweeps of this checkout: data, state, best, winner, size."""
-    from pipeline.commands.listing import list_text
+    from pipeline.commands.list import list_text
 
     return list_text(*_here())
 

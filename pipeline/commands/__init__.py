@@ -1,1 +1,1 @@
-"""The verbs of the command line that are no stages, a file each, and what they share."""
+"""A file for each verb of the command line; what it needs beside it begins with its name."""

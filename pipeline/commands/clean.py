@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.commands.listing import byte_count
+from pipeline.commands.list import byte_count
 from pipeline.commands.status import current_studies
 from pipeline.errors import UserError
 from pipeline.files import read_json

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from pipeline.commands.check import allowed
-from pipeline.commands.estimate import time_steps
+from pipeline.commands.check_estimate import time_steps
 from pipeline.data.image_files import DEEP, IMAGE_FORMATS, Labelled, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import write_text

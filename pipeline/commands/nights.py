@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.listing import table
-from pipeline.commands.night import read_nights
+from pipeline.commands.list import table
+from pipeline.commands.sweep_night import read_nights
 from pipeline.files import atomic_path
 from pipeline.paths import Paths
 from pipeline.work.progress import clock_time

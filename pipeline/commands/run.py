@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.commands.stage import interruptible, run_stage
+from pipeline.commands.run_stage import interruptible, run_stage
 from pipeline.paths import STAGES, Paths
 from pipeline.record import open_inputs
 from pipeline.settings.machine import Machine
@@ -28,7 +28,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         space = as_made(space, paths)
     open_inputs(stages[0], space, paths)
     if stages == STAGES and machine.until is not None:
-        from pipeline.commands.answer import answer
+        from pipeline.commands.run_by_deadline import answer
 
         with interruptible("run", space):
             space = answer(space, machine, paths)
@@ -37,7 +37,7 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
         _run_all(stages, file, space, machine, paths)
     if stages[-1] not in ("evaluate", "render"):
         return ""
-    from pipeline.commands.result import result_text
+    from pipeline.commands.run_result import result_text
 
     return result_text(space, machine, paths, stages[-1])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.listing import size
+from pipeline.commands.list import size
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths

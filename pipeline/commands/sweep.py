@@ -18,11 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.answer import answer
-from pipeline.commands.experiment import save_experiment
-from pipeline.commands.night import Night, mark_killed
-from pipeline.commands.stage import say
-from pipeline.commands.standing import Standing, gained, standing
+from pipeline.commands.run_by_deadline import answer
+from pipeline.commands.run_stage import say
+from pipeline.commands.sweep_experiment import save_experiment
+from pipeline.commands.sweep_night import Night, mark_killed
+from pipeline.commands.sweep_standing import Standing, gained, standing
 from pipeline.errors import Interrupted, OutOfTime, UserError, of_the_disk
 from pipeline.files import read_json, write_text
 from pipeline.paths import Paths

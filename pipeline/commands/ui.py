@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.guard import guarded
+from pipeline.commands.ui_guard import guarded
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths

@@ -20,8 +20,8 @@ from studies import trial, whole
 from test_pipeline import run
 from worked import Worked
 
-from pipeline.commands.standing import Standing, standing
 from pipeline.commands.sweep import _trials
+from pipeline.commands.sweep_standing import Standing, standing
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine, load_machine

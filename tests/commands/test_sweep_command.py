@@ -20,8 +20,8 @@ from surroundings import ARITHMETIC, free_port
 from worked import SPACE, Worked
 
 from pipeline.commands import sweep as sweeping
-from pipeline.commands.night import read_nights
-from pipeline.commands.standing import Winner, gained
+from pipeline.commands.sweep_night import read_nights
+from pipeline.commands.sweep_standing import Winner, gained
 from pipeline.errors import OutOfTime, UserError
 from pipeline.files import write_json
 from pipeline.paths import Paths

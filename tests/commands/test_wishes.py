@@ -11,7 +11,7 @@ import pytest
 from crews import ROOT, Sweep, children, eventually, no_one_left, pid_of
 from surroundings import ARITHMETIC
 
-from pipeline.commands.stage import run_stage
+from pipeline.commands.run_stage import run_stage
 from pipeline.commands.worker import _present
 from pipeline.errors import Interrupted
 from pipeline.settings.machine import Machine

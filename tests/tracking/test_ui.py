@@ -58,7 +58,7 @@ def test_the_server_ends_with_the_command(
 def test_a_guarded_command_ends_with_its_starter_and_passes_its_code(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from pipeline.commands.guard import guarded\n"
+        "from pipeline.commands.ui_guard import guarded\n"
         "seven = [sys.executable, '-c', 'raise SystemExit(7)']\n"
         "with guarded(seven, dict(os.environ)) as command:\n"
         "    assert command.wait() == 7\n"

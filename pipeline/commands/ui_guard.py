@@ -1,6 +1,6 @@
 """A foreign command that ends with the process that started it, however that one dies.
 
-    python -m pipeline.commands.guard COMMAND …
+    python -m pipeline.commands.ui_guard COMMAND …
 
 Standard input is a pipe that the starter holds and never writes to: the system closes it at the
 starter's death. All of the command's processes then end, which share a session of their own.
@@ -22,7 +22,7 @@ GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 @contextmanager
 def guarded(argv: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a command that ends with the block, or with this process."""
-    command = [sys.executable, "-m", "pipeline.commands.guard", *argv]
+    command = [sys.executable, "-m", "pipeline.commands.ui_guard", *argv]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, env=environment, start_new_session=True
     ) as process:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.commands.stage import run_stage, say
+from pipeline.commands.run_stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import Paths
