@@ -15,7 +15,7 @@ from pipeline.study.kept import read_table
 from pipeline.study.propose import Proposer
 
 if TYPE_CHECKING:
-    from bench.landscape import Array, Landscape
+    from bench.surrogate import Array, Landscape
 
 Setting = dict[str, Value]
 COUNT, OTHERS = 40, 200  # simulated observations; settings beside, for their ranks
