@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, sha256_of
 from pipeline.paths import Paths, main_checkout
 from pipeline.settings.machine import Machine
-from pipeline.settings.own_data import own_path
+from pipeline.settings.own_data import own_place
 from pipeline.settings.own_files import SOURCES
 from pipeline.settings.sections import KNOWN_DATA
 from pipeline.settings.space import Space
@@ -39,14 +39,10 @@ def load(space: Space, machine: Machine, paths: Paths) -> RawData:
         return load_known(data.name, machine, paths)
     if data.name == "own":
         return read_own(data, space.section("data")[SOURCES], paths)
-    path = own_path(paths.root, data.path)
+    path = own_place(data, paths.root)
     if data.name == "images":
-        if not path.is_dir():
-            raise UserError(f"data.path: must be a folder of images, but got {path}: correct it")
         paths.state.mkdir(parents=True, exist_ok=True)
         return readers.read_images(path, data, paths.state)
-    if not path.is_file():
-        raise UserError(f"data.path: must be a file, but there is none at {path}: correct it")
     if data.name == "npz":
         return readers.read_npz(path)
     return readers.read_pickle(path, paths.downloads)

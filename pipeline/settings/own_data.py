@@ -40,10 +40,14 @@ def own_place(data: Data, root: Path) -> Path:
     """The file or folder of a sweep's own data. Raises UserError if there is none of that kind."""
     assert data.path is not None
     path = own_path(root, data.path)
-    if not _is_there(path, data.name):
-        kind = {"images": "a folder of images", "own": "a file or folder"}.get(data.name, "a file")
-        raise UserError(f"data.path: must be {kind}, but there is none at {path}: correct it")
-    return path
+    file, folder = data.name != "images", data.name in ("images", "own")
+    try:
+        if (file and path.is_file()) or (folder and path.is_dir()):
+            return path
+    except OSError as error:
+        raise UserError(f"data.path: {str(path)!r:.80}: {error.strerror}: correct it") from None
+    kind = {"images": "a folder of images", "own": "a file or folder"}.get(data.name, "a file")
+    raise UserError(f"data.path: must be {kind}, but there is none at {path}: correct it")
 
 
 def own_sha256(data: Data, paths: Paths) -> str | None:
@@ -59,23 +63,13 @@ def own_sha256(data: Data, paths: Paths) -> str | None:
     for file in files:
         name = file.relative_to(path).as_posix()
         now[name] = _entry(file, known.get(name))
-        line = name.replace("\\", r"\\").replace(
-            "\n", r"\n"
-        )  # else a name could look like two files
+        # Else a name could look like two files.
+        line = name.replace("\\", r"\\").replace("\n", r"\n")
         hasher.update(f"{now[name][-1]}  {line}\n".encode(errors="surrogateescape"))
     settled = {name: entry for name, entry in now.items() if _is_old(entry)}
     if settled != known:
         write_json(cache, settled)
     return hasher.hexdigest()
-
-
-def _is_there(path: Path, name: str) -> bool:
-    try:
-        return (name != "images" and path.is_file()) or (
-            name in ("images", "own") and path.is_dir()
-        )
-    except OSError as error:
-        raise UserError(f"data.path: {str(path)!r:.80}: {error.strerror}: correct it") from None
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
