@@ -89,9 +89,8 @@ def sweep(
 def _skip(night: Night, other: str) -> int:
     for entry in night.content["sweeps"]:
         entry |= {"state": "skipped", "why": "another `sweep` is at work"}
-    night.end(
-        "skipped", f"after {WAIT_SECONDS:.0f} s another `sweep` is still at work ({shown(other)})"
-    )
+    why = f"after {WAIT_SECONDS:.0f} s another `sweep` is still at work ({shown(other)})"
+    night.end("skipped", why)
     say(f"sweep: skipped: {night.content['why']}")
     return SKIPPED
 

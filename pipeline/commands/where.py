@@ -169,8 +169,8 @@ def _lock_file(root: Path, recorded: str) -> str:
 
 
 def _seeds(ledger: Ledger, name: str, tags: dict[str, str], trials: list[Trial]) -> str:
-    spec = {k: v for kind in Kind for k, v in ledger.studies(name, kind).items()}.get(tags["study"])
-    if spec is None:
+    studies = ledger.studies(name, Kind.SEARCH) | ledger.studies(name, Kind.CANDIDATE)
+    if (spec := studies.get(tags["study"])) is None:
         return "the study is not in this checkout's ledger"
     if tags["kind"] == "study":
         return f"search {spec['search']['seed']}"

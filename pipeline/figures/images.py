@@ -12,6 +12,7 @@ from pipeline.figures import style
 from pipeline.figures.passes import Array
 
 PER_ROW = 16
+GAP = 1  # pixels between tiles
 
 
 def representatives(labels: Array, count: int) -> Array:
@@ -30,20 +31,20 @@ def colour(image: Array) -> Array:
     return np.repeat(np.clip(image.mean(axis=0), 0, 1)[:, :, None], 3, axis=2)
 
 
-def mosaic(images: Array, columns: int, gap: int = 1) -> Array:
+def mosaic(images: Array, columns: int) -> Array:
     """Images (n, C, H, W) as white-framed tiles of one picture, row by row, (height, width, 3)."""
     rows = math.ceil(len(images) / columns)
-    high, wide = images.shape[2] + gap, images.shape[3] + gap
-    canvas = np.ones((rows * high - gap, columns * wide - gap, 3), dtype=np.float32)
+    high, wide = images.shape[2] + GAP, images.shape[3] + GAP
+    canvas = np.ones((rows * high - GAP, columns * wide - GAP, 3), dtype=np.float32)
     for index, image in enumerate(images):
         top, left = (index // columns) * high, (index % columns) * wide
-        canvas[top : top + high - gap, left : left + wide - gap] = colour(image)
+        canvas[top : top + high - GAP, left : left + wide - GAP] = colour(image)
     return canvas
 
 
-def strip_height(strips: int, columns: int, images: Array, width: float = style.WIDTH) -> float:
-    """Inches that `strips` rows of `columns` tiles need at the given width, labels included."""
-    tile: float = (width - 1.5) / columns * images.shape[2] / images.shape[3]
+def strip_height(strips: int, columns: int, images: Array) -> float:
+    """Inches that `strips` rows of `columns` tiles need, labels included."""
+    tile: float = (style.WIDTH - 1.5) / columns * images.shape[2] / images.shape[3]
     return strips * min(tile, 1.2)
 
 

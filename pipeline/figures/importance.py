@@ -11,6 +11,7 @@ from pipeline.figures.rungs import at_first_rung
 from pipeline.figures.trials import Domains, scaled
 
 TRUSTED = 0.3  # out-of-bag R² below which a forest's shares are noise
+SEED = 0
 FEWEST = 8  # trials below which a forest says nothing about hyperparameters
 
 
@@ -34,9 +35,7 @@ class Importance:
         return self.out_of_bag >= TRUSTED
 
 
-def importance(
-    trials: pd.DataFrame, searched: Domains, parts: pd.DataFrame, seed: int = 0
-) -> Importance | str:
+def importance(trials: pd.DataFrame, searched: Domains, parts: pd.DataFrame) -> Importance | str:
     """Permutation importance of a random forest (Breiman 2001) for the rank of a trial's NELBO.
 
     Trials are compared where all have been: at the first rung. (The NELBOs at their ends would
@@ -58,8 +57,8 @@ def importance(
     columns = [scaled(table[name], domain).fillna(0.5) for name, domain in searched.items()]
     settings = np.column_stack(columns)
     ranks = table.groupby("until")["value"].rank(pct=True).to_numpy()
-    forest = RandomForestRegressor(100, oob_score=True, random_state=seed).fit(settings, ranks)
-    drops = permutation_importance(forest, settings, ranks, n_repeats=10, random_state=seed)
+    forest = RandomForestRegressor(100, oob_score=True, random_state=SEED).fit(settings, ranks)
+    drops = permutation_importance(forest, settings, ranks, n_repeats=10, random_state=SEED)
     gains = pd.Series(np.maximum(drops.importances_mean, 0), index=list(searched))
     shares = gains / gains.sum() if gains.sum() > 0 else gains
     epochs = tuple(sorted(set(table["until"])))

@@ -162,7 +162,7 @@ def table(headers: list[str], rows: list[list[str | Cell]], winner: int | None =
     )
 
 
-def image(png: bytes, alternative: str, caption: str, reading: str = "") -> str:
+def image(png: bytes, alternative: str, caption: str, reading: str) -> str:
     """A figure with its caption and how to read it, the picture inside the page."""
     data = base64.b64encode(png).decode("ascii")
     how = f" <b>How to read it:</b> {escape(reading)}" if reading else ""

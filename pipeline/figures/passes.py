@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+MOST = 2000  # images that tell how a NELBO spreads
 BATCH = 256  # images a pass: bounds the memory of a wide convolution
 
 
@@ -49,10 +50,10 @@ def seen(vae: VAE, images: Array) -> Array:
     return torch.cat(list(measure.seen(vae, torch.from_numpy(images), seed=0))).numpy()
 
 
-def nelbo_sd(vae: VAE, images: Array, most: int = 2000) -> float:
-    """Standard deviation of the NELBO over the first `most` 8-bit images, in nats."""
+def nelbo_sd(vae: VAE, images: Array) -> float:
+    """Standard deviation of the NELBO over the first MOST 8-bit images, in nats."""
     with torch.inference_mode():
-        values = measure.elbo(vae, torch.from_numpy(images[:most]), seed=0).nelbo_nats
+        values = measure.elbo(vae, torch.from_numpy(images[:MOST]), seed=0).nelbo_nats
     return float(values.std()) if len(values) > 1 else 0.0
 
 

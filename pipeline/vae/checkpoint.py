@@ -34,7 +34,7 @@ def load_model(weights: Path, config: Path, device: str = "cpu") -> VAE:
     return rebuild(weights, read_json(config), device)
 
 
-def rebuild(weights: Path, record: dict[str, Any], device: str = "cpu") -> VAE:
+def rebuild(weights: Path, record: dict[str, Any], device: str) -> VAE:
     """The same from the record itself. Raises UserError for damaged weights or an old record."""
     try:
         vae = build(tuple(record["shape"]), read_architecture(record), seed=0)
