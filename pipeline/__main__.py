@@ -120,27 +120,9 @@ def nights() -> Iterator[str]:
 @app.command()
 def check(name: Name) -> Iterator[str]:
     """Validate a search space; print what would be searched and what it would cost."""
-    from pipeline.commands.check import describe
-    from pipeline.commands.check_estimate import estimate_text
-    from pipeline.commands.keep import begins, kept_text
-    from pipeline.data.preview import find_images
-    from pipeline.paths import Paths
-    from pipeline.settings.space import load_space
-    from pipeline.work.own import own_faults
+    from pipeline.commands.check import check_texts
 
-    space = load_space(_root(), name)
-    root, machine = _here()
-    images = find_images(space, Paths(root, name))
-    found = begins(space, Paths(root, name))
-    kept = found.parts if found else []
-    yield describe(space, kept)
-    if space.sources and images.shape:
-        faults = list(own_faults(space, images.shape))
-        yield from faults
-        if faults:
-            raise UserError(f"check {name}: {faults[0]}: correct it")
-    yield estimate_text(space, machine, images, kept)
-    yield kept_text(space, Paths(root, name), found)
+    return check_texts(_root(), name)
 
 
 @app.command()
@@ -183,12 +165,9 @@ def status(
 @app.command()
 def doctor() -> Iterator[str]:
     """Examine environment, device, storage, tracker, Slurm and disk; say what to mend."""
-    from pipeline.commands.doctor import examine
+    from pipeline.commands.doctor import doctor_lines
 
-    findings = examine(*_here())
-    yield from map(str, findings)
-    if wrong := [finding.place for finding in findings if finding.remedy]:
-        raise UserError(f"doctor: wrong: {', '.join(wrong)}: mend what is said above")
+    return doctor_lines(*_here())
 
 
 @app.command("list")

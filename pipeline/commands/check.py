@@ -1,15 +1,43 @@
-"""What `check` prints."""
+"""`check`: what a search space would have searched, and what that would cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.check_estimate import estimate_text
+from pipeline.commands.keep import begins, kept_text
+from pipeline.data.preview import find_images
+from pipeline.errors import UserError
+from pipeline.paths import Paths
 from pipeline.settings.hyperparameters import Choices, Domain, Hyperparameters
-from pipeline.settings.space import Space
+from pipeline.settings.machine import load_machine
+from pipeline.settings.space import Space, load_space
+from pipeline.work.own import own_faults
 
 if TYPE_CHECKING:
     from pipeline.study.rows import Part
+
+
+def check_texts(root: Path, name: str) -> Iterator[str]:
+    """What there is to say of a sweep's space, a block at a time.
+
+    Raises UserError for a space that is not valid, and after the faults of its Python files.
+    """
+    space, paths = load_space(root, name), Paths(root, name)
+    machine = load_machine(root)
+    images = find_images(space, paths)
+    found = begins(space, paths)
+    kept = found.parts if found else []
+    yield describe(space, kept)
+    if space.sources and images.shape:
+        faults = list(own_faults(space, images.shape))
+        yield from faults
+        if faults:
+            raise UserError(f"check {name}: {faults[0]}: correct it")
+    yield estimate_text(space, machine, images, kept)
+    yield kept_text(space, paths, found)
 
 
 def describe(space: Space, kept: Sequence[Part] = ()) -> str:

@@ -51,6 +51,14 @@ def examine(root: Path, machine: Machine) -> list[Finding]:
     return [finding for look in looks for finding in look(root, machine)]
 
 
+def doctor_lines(root: Path, machine: Machine) -> Iterator[str]:
+    """The findings. Raises UserError after them if something is wrong."""
+    findings = examine(root, machine)
+    yield from map(str, findings)
+    if wrong := [finding.place for finding in findings if finding.remedy]:
+        raise UserError(f"doctor: wrong: {', '.join(wrong)}: mend what is said above")
+
+
 def _environment(root: Path, _: Machine) -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     lock, locked = root / "requirements.lock", defaultdict[str, list[str]](list)
