@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.results.keys import EPOCH, KEPT, OUTCOME, PARTS, PER_DIMENSION, TIMES, TRAIN
 from pipeline.results.states import FINISHED, State
-from pipeline.study.rows import Part, Trial
+from pipeline.study.rows import Part
 from pipeline.vae.course import Played, play
 from pipeline.vae.schedule import lr_factor
 from pipeline.vae.setting import Setting
@@ -22,7 +22,7 @@ SINGLE = 1e-5  # relative error of sums in single precision
 
 
 def findings(
-    setting: Setting, epochs: int, images: int, trial: Trial | Part, until: int = 0
+    setting: Setting, epochs: int, images: int, trial: Part, until: int = 0
 ) -> Iterator[str]:
     """What does not follow within a training of at most `epochs` epochs on `images` images, of
     which this is the part up to the epoch `until`."""
@@ -72,7 +72,7 @@ def _epoch(setting: Setting, number: int, record: dict[str, Any]) -> Iterator[st
         yield f"epoch {number}: active_units {record['active_units']} of {latents}"
 
 
-def _result(trial: Trial | Part, played: Played) -> Iterator[str]:
+def _result(trial: Part, played: Played) -> Iterator[str]:
     if trial.state == State.FAILED:
         if trial.result is not None:
             yield "failed, but has a result"
@@ -93,7 +93,7 @@ def _result(trial: Trial | Part, played: Played) -> Iterator[str]:
         yield f"is said to be trained too little, but is below the train-mean image's {limit}"
 
 
-def _reason(trial: Trial | Part, played: Played) -> Iterator[str]:
+def _reason(trial: Part, played: Played) -> Iterator[str]:
     reason = trial.reason or ""
     if bool(reason) != (trial.state == State.FAILED):
         yield f"{trial.state} with reason {trial.reason!r}: a failure has one, and nothing else"

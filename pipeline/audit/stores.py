@@ -14,7 +14,7 @@ from pipeline.study.kept import Kept
 from pipeline.study.ledger import Ledger
 from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import part_record
-from pipeline.study.rows import Part, Trial
+from pipeline.study.rows import Part
 
 SEARCH, RUNS = "search/study.json", "retrain/runs.json"
 
@@ -43,7 +43,7 @@ def _is_known(file: str, study: dict[str, Any], ledger: Ledger) -> Generator[str
     return known is not None
 
 
-def _trials(file: str, study: dict[str, Any], ours: Sequence[Part | Trial]) -> Iterator[str]:
+def _trials(file: str, study: dict[str, Any], ours: Sequence[Part]) -> Iterator[str]:
     records: Sequence[dict[str, Any]] = study["trials"]
     rows = {each.number: part_record(each) for each in ours}
     for record in records:

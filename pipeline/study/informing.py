@@ -16,7 +16,7 @@ from pipeline.settings.hyperparameters import Domain, Value
 from pipeline.settings.search_section import Search
 from pipeline.study.kept import Kept
 from pipeline.study.plan import Planner
-from pipeline.study.sampler import completed
+from pipeline.study.sampler import completed, tpe_order
 
 Known = dict[str, Value]  # a setting, as far as the space can propose it
 
@@ -42,23 +42,16 @@ def observed(
     found: list[tuple[float, Known]] = []
     left_out: Counter[str] = Counter()
     for group in studies.values():
-        order = sorted((trial for trial in group if trial.line.result), key=_order)
-        left_out["failures"] += len(group) - len(order)
-        for rank, trial in enumerate(order):
-            if known := _known(searched, trial.line.parameters):
-                found.append(((rank + 0.5) / len(order), known))
+        ended = [(each.line, each.line.result) for each in group if each.line.result]
+        ended.sort(key=lambda each: tpe_order(each[0].state, len(each[0].curve), each[1]))
+        left_out["failures"] += len(group) - len(ended)
+        for rank, (line, _) in enumerate(ended):
+            if known := _known(searched, line.parameters):
+                found.append(((rank + 0.5) / len(ended), known))
             else:
                 left_out["nothing that is searched here"] += 1
     found.sort(key=lambda each: each[0])
     return [known for _, known in found], {why: n for why, n in sorted(left_out.items()) if n}
-
-
-def _order(trial: Kept) -> tuple[bool, int, float]:
-    """As Optuna's TPE orders trials: complete ones by their value, then the deepest."""
-    line = trial.line
-    assert line.result is not None
-    whole = line.state == State.COMPLETE
-    return not whole, 0 if whole else -len(line.curve), line.result["nelbo_nats"]
 
 
 def _known(searched: dict[str, Domain], theirs: dict[str, Value]) -> Known:

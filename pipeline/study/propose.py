@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
@@ -24,7 +25,6 @@ from pipeline.settings.hyperparameters import Domain, Value, grid
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.search_section import Search
 from pipeline.settings.space import Space
-from pipeline.study.elders import Elders
 from pipeline.study.informing import informed
 from pipeline.study.own_sampler import own_sampler
 from pipeline.study.plan import Known, Planner
@@ -37,6 +37,7 @@ from pipeline.study.sampler import (
     new_sampler,
     new_study,
     proposal_seed,
+    tpe_order,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ class Proposer:
         self._informing = informing
         self._cells: list[dict[str, Value]] | None = None
         self._replay: Replay | None = None
-        self._elders = Elders()
         self._made: dict[int, tuple[Known, FrozenTrial]] = {}  # what was seen last
 
     def propose(self, planner: Planner) -> dict[str, Value]:
@@ -151,7 +151,13 @@ class Proposer:
         first = max(0, len(trials) // block - 1) * block
         if first == 0 or len(self._search.objectives) > 1:
             return list(range(len(trials)))
-        return [*self._elders.best(trials, first, ELDERS), *range(first, len(trials))]
+        older = [
+            (tpe_order(trial.state, trial.epochs, trial.result), number)
+            for number, trial in enumerate(trials[:first])
+            if trial.result
+        ]
+        best = sorted(number for _, number in nsmallest(ELDERS, older))
+        return [*best, *range(first, len(trials))]
 
 
 def proposer_of(

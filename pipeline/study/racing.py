@@ -30,20 +30,20 @@ def rules_of(space: Space, candidates: Sequence[Parameters]) -> Rules:
 
 
 def race_of(
-    space: Space, candidates: Sequence[Parameters], trials: Sequence[Sequence[Trial | Part]]
+    space: Space, candidates: Sequence[Parameters], trials: Sequence[Sequence[Part]]
 ) -> Race:
     """The race so far, by the trials of each candidate; a trial's number is its seed's.
 
     Of parts the last of a trial counts.
     """
     runs = [
-        {_seed(trial): run_of(space, parameters, trial) for trial in each}
+        {trial.trial: run_of(space, parameters, trial) for trial in each}
         for parameters, each in zip(candidates, trials, strict=True)
     ]
     return replay(rules_of(space, candidates), runs)
 
 
-def run_of(space: Space, parameters: Parameters, trial: Trial | Part) -> Run:
+def run_of(space: Space, parameters: Parameters, trial: Part) -> Run:
     """A run as the race sees it."""
     played = _played(space, parameters, trial)
     values = [trial.curve[kept - 1]["nelbo_nats"] for kept in played.kept]
@@ -81,9 +81,5 @@ def cut(space: Space, trial: Trial, until: int) -> Trial:
     return replace(trial, state=State.PAUSED, curve=curve, result=result, reason=None)
 
 
-def _seed(trial: Trial | Part) -> int:
-    return trial.trial if isinstance(trial, Part) else trial.number
-
-
-def _played(space: Space, parameters: Parameters, trial: Trial | Part) -> Played:
+def _played(space: Space, parameters: Parameters, trial: Part) -> Played:
     return play(read_setting(space.record(parameters)), space.retrain.epochs, trial.curve)

@@ -15,10 +15,11 @@ from pipeline.study.identity import Study
 from pipeline.study.rows import Part, Trial
 
 TOLD = ("arithmetic", "kept")  # of what a trial records of where it comes from
+HELD = ("number", "state", "parameters", "result", "reason", "curve")  # of any
 PLACE = ("trial", "since", "until", "starts", "follows", "cost")  # of a part of a search
 
 
-def write_studies(path: Path, studies: Sequence[tuple[Study, Sequence[Part | Trial]]]) -> None:
+def write_studies(path: Path, studies: Sequence[tuple[Study, Sequence[Part]]]) -> None:
     """Writes studies with their parts or runs, a line each, so that two files can be compared."""
     blocks = []
     for study, parts in studies:
@@ -34,9 +35,9 @@ def read_studies(path: Path) -> list[dict[str, Any]]:
     return studies
 
 
-def part_record(part: Part | Trial) -> dict[str, Any]:
+def part_record(part: Part) -> dict[str, Any]:
     """What a part or a run has come to: no times, no hosts, of a reason its first line."""
-    place = {name: getattr(part, name) for name in PLACE if isinstance(part, Part)}
+    place = {} if isinstance(part, Trial) else {name: getattr(part, name) for name in PLACE}
     record: dict[str, Any] = {
         "number": part.number,
         **place,
@@ -53,22 +54,14 @@ def part_record(part: Part | Trial) -> dict[str, Any]:
 
 def recorded_part(study: str, record: dict[str, Any]) -> Part:
     """The part that `part_record` was made from, as far as the record goes."""
+    run = dict.fromkeys(PLACE, 0) | {"trial": record["number"], "follows": None}
+    place = {name: record.get(name, run[name]) for name in PLACE}
     return Part(
         study=study,
-        number=record["number"],
-        trial=record.get("trial", record["number"]),
-        since=record.get("since", 0),
-        until=record.get("until", 0),
-        starts=record.get("starts", 0),
-        follows=record.get("follows"),
-        cost=record.get("cost", 0),
         epochs=len(record["curve"]),
-        state=record["state"],
-        parameters=record["parameters"],
-        curve=record["curve"],
-        result=record["result"],
-        reason=record["reason"],
         meta={key: record[key] for key in TOLD if key in record},
+        **place,
+        **{name: record[name] for name in HELD},
     )
 
 

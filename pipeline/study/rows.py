@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -68,23 +69,14 @@ class Part:
         return self.starts + (self.epochs - self.since + begun) * self.cost
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A training of a study with all that its parts have come to."""
+COLUMNS = [each.name for each in fields(Part)]
+TEXTS = ("parameters", "curve", "result")  # of JSON
 
-    study: str
-    number: int
-    state: State
-    parameters: dict[str, Value] | None
-    curve: list[Record]
-    result: Record | None
-    reason: str | None
-    meta: dict[str, Any]
-    owner: str | None
-    expires: float
-    strikes: int
-    started_ms: int
-    finished_ms: int | None
+
+@dataclass(frozen=True)
+class Trial(Part):
+    """A training of a study from its first epoch: all that its parts have come to, as one."""
+
     earlier: tuple[dict[str, Any], ...] = ()  # the `meta` of its parts before the last
 
     @property
@@ -105,8 +97,7 @@ class Trial:
 
 def kept_row(part: Part, now_ms: int) -> dict[str, Any]:
     """The row of a part that a study begins with, which nobody holds."""
-    texts = {"parameters", "curve", "result", "meta"}
-    row = {key: json.dumps(each) if key in texts and each is not None else each
+    row = {key: json.dumps(each) if key in (*TEXTS, "meta") and each is not None else each
            for key, each in vars(part).items()}  # fmt: skip
     return {**row, "arithmetic": arithmetic_key(part.meta), "started_ms": now_ms,
             "finished_ms": now_ms}  # fmt: skip
@@ -143,28 +134,10 @@ def _meta(text: str) -> dict[str, Any]:
 
 def part_of(row: Any) -> Part:
     """A row of the table as an object."""
-    return Part(
-        study=row.study,
-        number=row.number,
-        trial=row.trial,
-        since=row.since,
-        until=row.until or 0,
-        starts=row.starts,
-        follows=row.follows,
-        cost=row.cost,
-        epochs=row.epochs,
-        state=State(row.state),
-        parameters=json.loads(row.parameters) if row.parameters else None,
-        curve=json.loads(row.curve),
-        result=json.loads(row.result) if row.result else None,
-        reason=row.reason,
-        meta=_meta(row.meta),
-        owner=row.owner,
-        expires=row.expires,
-        strikes=row.strikes,
-        started_ms=row.started_ms,
-        finished_ms=row.finished_ms,
-    )
+    values = {name: getattr(row, name) for name in COLUMNS}
+    texts = {name: json.loads(values[name]) for name in TEXTS if values[name]}
+    also = {"until": row.until or 0, "state": State(row.state), "meta": _meta(row.meta)}
+    return Part(**values | texts | also)
 
 
 def trials_of(parts: Iterable[Part]) -> list[Trial]:
@@ -172,32 +145,16 @@ def trials_of(parts: Iterable[Part]) -> list[Trial]:
 
     One that has gone on from a rung keeps its result there until the next part has ended.
     """
-    first: dict[int, Part] = {}
-    last: dict[int, Part] = {}
-    earlier: dict[int, tuple[dict[str, Any], ...]] = {}
+    by_trial: dict[int, list[Part]] = defaultdict(list)
     for part in parts:
-        first.setdefault(part.trial, part)
-        before = last.get(part.trial)
-        earlier[part.trial] = (*earlier[part.trial], before.meta) if before else ()
-        if part.state == State.RUNNING and part.trial in last:
-            part = replace(part, result=last[part.trial].result)
-        last[part.trial] = part
-    return [
-        Trial(
-            study=part.study,
-            number=number,
-            state=part.state,
-            parameters=part.parameters,
-            curve=part.curve,
-            result=part.result,
-            reason=part.reason,
-            meta=part.meta,
-            owner=part.owner,
-            expires=part.expires,
-            strikes=part.strikes,
-            started_ms=first[number].started_ms,
-            finished_ms=part.finished_ms,
-            earlier=earlier[number],
-        )
-        for number, part in sorted(last.items())
-    ]
+        by_trial[part.trial].append(part)
+    return [_trial(number, own) for number, own in sorted(by_trial.items())]
+
+
+def _trial(number: int, parts: list[Part]) -> Trial:
+    first, last = parts[0], parts[-1]
+    ended = next((part for part in reversed(parts) if part.state != State.RUNNING), last)
+    start = {"since": first.since, "starts": first.starts, "started_ms": first.started_ms}
+    earlier = tuple(part.meta for part in parts[:-1])
+    whole = {**vars(last), **start, "number": number, "result": ended.result}
+    return Trial(**whole, earlier=earlier)

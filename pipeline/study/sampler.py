@@ -116,6 +116,12 @@ def frozen(searched: dict[str, Domain], search: Search, trial: Known) -> FrozenT
     return made
 
 
+def tpe_order(state: str, epochs: int, result: dict[str, Any]) -> tuple[bool, int, float]:
+    """As Optuna's TPE orders trials: complete ones by their value, then the deepest."""
+    whole = state == State.COMPLETE
+    return not whole, 0 if whole else -epochs, result["nelbo_nats"]
+
+
 def distribution(domain: Domain) -> BaseDistribution:
     """The Optuna distribution of a domain; choices of any type go by their JSON text."""
     import optuna

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 from searches import STUDY, Worker, complete, toy_space, toy_study
 
-from pipeline.results.states import State
 from pipeline.study import look as look_module
-from pipeline.study.elders import Elders
 from pipeline.study.ledger import Ledger
-from pipeline.study.plan import Known
 from pipeline.study.rows import Part, part_of
 from pipeline.study.watch import Watch
 
@@ -68,28 +65,3 @@ def test_who_is_free_is_seen_at_the_next_look(ledger: Ledger) -> None:
     watch.refresh()
     assert (watch.held, watch.free) == (0, [0])
     assert watch.parts[0].owner is None
-
-
-def test_the_best_of_the_older_trials_are_those_of_a_sort() -> None:
-    """While the study grows, and trials go on, fail and come to other values."""
-    draw, elders, trials = random.Random(2), Elders(), list[Known]()
-
-    def known() -> Known:
-        state = draw.choice([State.RUNNING, State.PAUSED, State.COMPLETE, State.FAILED])
-        value = {"nelbo_nats": draw.choice([1.0, 2.0, draw.random()])}
-        has = state in (State.PAUSED, State.COMPLETE)
-        return Known({}, state, draw.randint(1, 3), value if has else None)
-
-    def rank(number: int) -> Any:
-        trial = trials[number]
-        assert trial.result
-        whole, value = trial.state == State.COMPLETE, trial.result["nelbo_nats"]
-        return (not whole, 0 if whole else -trial.epochs, value, number)
-
-    for first in [*range(0, 120, 3), 40, 41]:  # the last are of a study that was re-opened
-        while len(trials) < first + 5:
-            trials.append(known())
-        for _ in range(4):
-            trials[draw.randrange(len(trials))] = known()
-        best = sorted((n for n in range(first) if trials[n].result), key=rank)[:7]
-        assert elders.best(trials, first, 7) == sorted(best)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import studies
 
 from pipeline.study.ledger import Trial
 from pipeline.study.tables import (
@@ -29,23 +30,14 @@ def record(epoch: int, **times: Any) -> dict[str, Any]:
 
 
 def trial(number: int, **changes: Any) -> Trial:
-    fields: dict[str, Any] = {
-        "study": "x-1",
-        "number": number,
-        "state": "complete",
+    known: dict[str, Any] = {
         "parameters": {"lr": 0.1 + 0.2, "hidden": [8, 4], "filters": 32, "patience": None,
                        "optimizer": "adam"},
         "curve": [record(1), record(2)],
         "result": {"nelbo_nats": 1 / 3, "recon_nats": 0.25, "kl_nats": 1 / 12, "best_epoch": 2},
-        "reason": None,
         "meta": {"host": "a"},
-        "owner": None,
-        "expires": 0.0,
-        "strikes": 0,
-        "started_ms": 1,
-        "finished_ms": 2,
     }  # fmt: skip
-    return Trial(**{**fields, **changes})
+    return studies.trial(number, 1 / 3, **{**known, **changes})
 
 
 FAILED = trial(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from pipeline.settings.space import Space, parse_space
@@ -32,30 +32,30 @@ def record(epoch: int, recon: float, kl: float) -> dict[str, Any]:
 def trial(number: int, nelbo: float | None = None, **changes: Any) -> Trial:
     """A trial that completed with this validation NELBO, or failed."""
     result = None if nelbo is None else {"nelbo_nats": nelbo, "weights": 100}
-    fields: dict[str, Any] = {
+    known: dict[str, Any] = {
         "study": "tiny-0123456789ab",
         "number": number,
+        "trial": number,
+        "since": 0,
+        "until": 0,
+        "starts": 0,
+        "follows": None,
+        "cost": 1,
         "state": "complete" if result else "failed",
         "parameters": {"beta": 1.0, "lr": number / 1000},
         "curve": [],
         "result": result,
         "reason": None if result else "the training loss is not finite in epoch 1",
-        "meta": {},
-        "owner": None,
-        "expires": 0.0,
-        "strikes": 0,
-        "started_ms": 0,
         "finished_ms": 1,
+        **changes,
     }
-    return Trial(**{**fields, **changes})
+    return Trial(**{"epochs": len(known["curve"]), **known})
 
 
 def whole(trial: Trial, **changes: Any) -> Part:
     """The one part of a trial that never paused."""
-    place = {"trial": trial.number, "since": 0, "until": 0, "starts": 0, "follows": None,
-             "cost": 1, "epochs": len(trial.curve)}  # fmt: skip
-    known = {name: value for name, value in asdict(trial).items() if name != "earlier"}
-    return Part(**{**known, **place, **changes})
+    known = {each.name: getattr(trial, each.name) for each in fields(Part)}
+    return Part(**{**known, **changes})
 
 
 def begin(
