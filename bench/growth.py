@@ -31,7 +31,7 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space, load_space
 from pipeline.study.ahead import PLAN, Turn
-from pipeline.study.claim import Plan
+from pipeline.study.claim import Claimant, Plan
 from pipeline.study.identity import search_study
 from pipeline.study.ledger import Ledger
 from pipeline.study.plan import Planner, Step
@@ -137,7 +137,7 @@ class Ours:
 
     def trial(self) -> None:
         """One part, from its plan to its end."""
-        watch, who = self._watch, {"owner": "bench", "meta": {}}
+        watch = self._watch
         with self._spends("claim"):
             watch.refresh()
             step = watch.planner.next()
@@ -151,7 +151,7 @@ class Ours:
                    not in ("curve", "reopened")}  # fmt: skip
         plan = Plan(**planned, curve=part.curve[: part.since], reopened=0)
         with self._spends("claim"):
-            lease = self._ledger.begin(self._study.id, plan, **who)
+            lease = self._ledger.begin(self._study.id, plan, Claimant("bench"))
             watch.refresh()
             self._turn.leave()
         assert lease

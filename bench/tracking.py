@@ -31,7 +31,7 @@ from bench.hardware import hardware, table
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import Space, load_space
-from pipeline.study.claim import Plan
+from pipeline.study.claim import Claimant, Plan
 from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.sync import follow
@@ -109,7 +109,7 @@ class Sweep:
     def trial(self, pace: float = EPOCH_SECONDS) -> None:
         number = len(self._ledger.parts(self._study.id))
         plan = Plan(number, number, 0, EPOCHS, 0, None, 1, PARAMETERS, [], 0)
-        lease = self._ledger.begin(self._study.id, plan, owner="bench", meta={})
+        lease = self._ledger.begin(self._study.id, plan, Claimant("bench"))
         assert lease is not None
         curve: list[dict[str, Any]] = []
 

@@ -15,6 +15,7 @@ from pipeline.settings.hyperparameters import Value
 from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import difference
+from pipeline.study.clock import cost_of
 from pipeline.study.constraints import within
 from pipeline.study.identity import changes
 from pipeline.study.numerics import of_proposals
@@ -25,7 +26,6 @@ from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import part_record, recorded_part
 from pipeline.study.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
-from pipeline.vae.cost import epoch_cost
 from pipeline.vae.schedule import kl_warmup_end
 from pipeline.vae.setting import read_setting
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "search/study.json"
+FOLLOWS = ("trial", "since", "until", "cost", "starts", "follows")  # of a part, from those before
 
 
 def findings(book: Book) -> Iterator[str]:
@@ -105,43 +106,35 @@ def _course(book: Book, parts: list[Part], informing: Sequence[dict[str, Value]]
     space, images = book.space, book.steps["train"]
     channels, height, width = book.manifest["shape"]
     shape = (channels, height, width)
-    planner = Planner(space)
+    planner, cost = Planner(space), cost_of(space, shape, images)
     proposer = proposer_of(space, within(space, shape), informing)
     if space.search.total_epochs or not space.searched:
-        due = belonging(space, parts)
-        if len(due) != len(parts) or (not space.searched and parts):
-            yield f"{FILE}: has {len(parts)} parts, but its budget admits {len(due)}"
+        admitted = belonging(space, parts)
+        if len(admitted) != len(parts) or (not space.searched and parts):
+            yield f"{FILE}: has {len(parts)} parts, but its budget admits {len(admitted)}"
             return
     for part in parts:
         if part.kept:
             planner.update([part])
             continue
-        step = planner.next()
-        if step is None:
+        if planner.next() is None:
             yield f"{FILE}: {_name(part)}: was not due: the budget was spent"
             return
-        if step.is_new:
-            try:
-                chosen = proposer.propose(planner)
-            except Exception as error:  # the samplers take no values that no study can have
-                yield f"{FILE}: {_name(part)} cannot be proposed again: {error}".splitlines()[0]
-                return
-            until = planner.first_pause(chosen)
-            cost = epoch_cost(read_setting(space.record(chosen)), shape, images)
-        else:
-            before = planner.latest(step.trial)
-            chosen, until, cost = before.parameters or {}, step.until, before.cost
-            if part.curve[: step.since] != before.curve:
-                yield f"{FILE}: {_name(part)}: does not go on from what it was before"
-        place = {"trial": step.trial, "since": step.since, "until": until, "cost": cost,
-                 "starts": step.place.starts, "follows": step.place.follows}  # fmt: skip
-        wrong = {k: getattr(part, k) for k, v in place.items() if getattr(part, k) != v}
+        try:
+            due = planner.plan(proposer.propose, cost, 0)
+        except Exception as error:  # the samplers take no values that no study can have
+            yield f"{FILE}: {_name(part)} cannot be proposed again: {error}".splitlines()[0]
+            return
+        assert due is not None
+        if part.curve[: due.since] != due.curve:
+            yield f"{FILE}: {_name(part)}: does not go on from what it was before"
+        wrong = {k: getattr(part, k) for k in FOLLOWS if getattr(part, k) != getattr(due, k)}
         if wrong:
-            right = {key: place[key] for key in wrong}
+            right = {key: getattr(due, key) for key in wrong}
             yield f"{FILE}: part {part.number}: {wrong} does not follow, but {right}"
             return
-        if part.parameters != chosen:
-            yield f"{FILE}: {_name(part)}: {_other(part, chosen)}"
+        if part.parameters != due.parameters:
+            yield f"{FILE}: {_name(part)}: {_other(part, due.parameters)}"
             return
         planner.update([part])
         yield from _prunings(space, part, planner)

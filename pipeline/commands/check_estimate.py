@@ -143,16 +143,15 @@ def _time(
     kept: Sequence[Part],
 ) -> str:
     """Of search and retrain, by the seconds of an epoch of the centre's setting."""
+    from pipeline.study.clock import cost_of
     from pipeline.study.forecast import forecast
     from pipeline.study.sampler import centre
-    from pipeline.vae.cost import epoch_cost
-    from pipeline.vae.setting import read_setting
 
     search, retrain = space.search, space.retrain
     top = retrain.top if space.searched else 1
     workers = machine.workers or cores()
     # The search's settings cost more or less than the centre's: by the formula of the clock.
-    central = epoch_cost(read_setting(space.record(centre(space.searched))), shape, train)
+    central = cost_of(space, shape, train)(centre(space.searched))
     searched = epoch * forecast(space, shape, train, begins_with=kept).cost / central
     seconds = searched / min(workers, search.parallelism)
     seconds += top * retrain.seeds * retrain.epochs * epoch / min(workers, top * retrain.seeds)

@@ -24,13 +24,13 @@ from pipeline.settings.observations import Observations, found
 from pipeline.settings.own_files import files_of
 from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
+from pipeline.study.clock import Cost, cost_of
 from pipeline.study.constraints import within
 from pipeline.study.identity import TRAINING_SEMANTICS
 from pipeline.study.informing import first_tried, observed
 from pipeline.study.kept import Kept, Origin, read_table
 from pipeline.study.plan import Planner
 from pipeline.study.rows import Part
-from pipeline.vae.cost import epoch_cost
 from pipeline.vae.course import play
 from pipeline.vae.setting import read_setting
 
@@ -84,11 +84,7 @@ def beginning(
     others = [each for each in trials if unlike[each.line.study]]
     if others:
         _check_learns(space, given.file, unlike[others[0].line.study])
-
-    def cost(chosen: dict[str, Value]) -> int:
-        return epoch_cost(read_setting(space.record(chosen)), shape, images)
-
-    found = counted(space, study, own, within(space, shape), cost)
+    found = counted(space, study, own, within(space, shape), cost_of(space, shape, images))
     known, passed_over = observed(space.searched, others)
     informing = first_tried(space.searched, space.search, known, within(space, shape))
     left_out = Counter(found.left_out) + Counter(unlike[each.line.study] for each in others)
@@ -102,7 +98,7 @@ def counted(
     study: str,
     trials: Sequence[Kept],
     rule: Callable[[dict[str, Value]], bool],
-    cost: Callable[[dict[str, Value]], int],
+    cost: Cost,
 ) -> Beginning:
     """Those of the trials that count, numbered from 0 in their order, as parts of the study.
 

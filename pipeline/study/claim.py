@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,6 +60,15 @@ class Reopened(Exception):
 
 
 @dataclass(frozen=True)
+class Claimant:
+    """A worker, as far as a claim names it."""
+
+    owner: str
+    meta: dict[str, Any] = field(default_factory=dict)  # what its parts record of their origin
+    mixed: bool = False  # whether it may join trials that were computed with other arithmetic
+
+
+@dataclass(frozen=True)
 class Claim:
     """A worker's wish for a part of a study, at the time `now` on the storage's clock.
 
@@ -69,13 +78,11 @@ class Claim:
 
     id: str
     study: str
-    owner: str
-    meta: dict[str, Any]
+    who: Claimant
     now: float
     expires: float
     forgiven: float = 0.0
-    mixed: bool = False  # whether it may join trials that were computed with other arithmetic
-    gives: bool = False  # whether `owner` is another one, who has yet to fetch what it gets
+    gives: bool = False  # whether the claimant is another one, who has yet to fetch what it gets
 
     def abandoned(
         self, db: sa.Connection, budget: int, among: Collection[int] | None = None
@@ -102,7 +109,7 @@ class Claim:
         if own := _granted(db, self.study, self.id):
             return _lease(own, own.token)
         self._refuse(db)
-        this = (TRIALS.c.owner == self.owner) & (TRIALS.c.claim == GIVEN)
+        this = (TRIALS.c.owner == self.who.owner) & (TRIALS.c.claim == GIVEN)
         query = sa.select(TRIALS).where(
             TRIALS.c.study == self.study, TRIALS.c.state == State.RUNNING, this
         )
@@ -144,17 +151,17 @@ class Claim:
         return None
 
     def _refuse(self, db: sa.Connection) -> None:
-        if "arithmetic" in self.meta and not self.mixed:
-            refuse_another(db, self.study, self.meta["arithmetic"])
+        if "arithmetic" in self.who.meta and not self.who.mixed:
+            refuse_another(db, self.study, self.who.meta["arithmetic"])
 
     def _take_over(self, db: sa.Connection, row: Any) -> Lease | None:
         change = TAKE_OVER.change(row)
         return _lease(row, change["token"]) if _set(db, row, **self._holder(), **change) else None
 
     def _holder(self) -> dict[str, Any]:
-        return {"owner": self.owner, "claim": GIVEN if self.gives else self.id,
-                "expires": self.expires,
-                "meta": json.dumps(self.meta), "arithmetic": arithmetic_key(self.meta)}  # fmt: skip
+        return {"owner": self.who.owner, "claim": GIVEN if self.gives else self.id,
+                "expires": self.expires, "meta": json.dumps(self.who.meta),
+                "arithmetic": arithmetic_key(self.who.meta)}  # fmt: skip
 
 
 def _lease(row: Any, token: int) -> Lease:

@@ -9,7 +9,21 @@ wait until that is certain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from pipeline.settings.hyperparameters import Value
+from pipeline.settings.space import Space
+
+Cost = Callable[[dict[str, Value]], int]  # of an epoch, by the searched parameters
+
+
+def cost_of(space: Space, shape: tuple[int, int, int], images: int) -> Cost:
+    """What an epoch over so many images (C, H, W) costs."""
+    from pipeline.vae.cost import epoch_cost
+    from pipeline.vae.setting import read_setting
+
+    return lambda chosen: epoch_cost(read_setting(space.record(chosen)), shape, images)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
+from pipeline.study.claim import PLANNED, Plan
+from pipeline.study.clock import cost_of
 from pipeline.study.constraints import within
-from pipeline.study.plan import Planner, Step
+from pipeline.study.plan import Planner
 from pipeline.study.propose import Proposer
 from pipeline.study.rows import Part
 
@@ -57,55 +59,33 @@ def forecast(
     drawing = search.model_copy(update={"sampler": "random", "random_share": 0.0})
     rule = within(space, shape) if shape else lambda chosen: True
     proposer = Proposer(space.searched, drawing, rule)
-    drawn: list[tuple[dict[str, Value], int]] = []  # by trial: its parameters, an epoch's cost
+    cost = cost_of(space, shape, images) if shape else lambda chosen: 1
+    drawn: list[dict[str, Value]] = []  # by trial
+
+    def propose(planner: Planner) -> dict[str, Value]:
+        number = len(planner.trials) - kept
+        if number == len(drawn):
+            drawn.append(proposer.propose(planner))
+        return drawn[number]
+
     played: list[Part] = []
     for play in range(plays):
         planner = Planner(space)
         planner.update([_of_value(part, play) for part in begins_with])
-        while step := planner.next():
-            if step.trial - kept == len(drawn):
-                chosen = proposer.propose(planner)
-                drawn.append((chosen, _cost(space, chosen, shape, images)))
-            planner.update(
-                [_ended(space, planner, step, *_setting(planner, step, drawn, kept), play)]
-            )
+        while plan := planner.plan(propose, cost, 0):
+            planner.update([_of_value(_ended(space, plan), play)])
         played += planner.parts[len(begins_with) :]
     epochs = sum(part.epochs - part.since for part in played)
-    cost = sum((part.epochs - part.since) * part.cost for part in played)
-    return Forecast(had + round(share * epochs / plays), share * cost / plays)
+    spent = sum((part.epochs - part.since) * part.cost for part in played)
+    return Forecast(had + round(share * epochs / plays), share * spent / plays)
 
 
-def _ended(
-    space: Space, planner: Planner, step: Step, chosen: dict[str, Value], cost: int, play: int
-) -> Part:
-    """The next part, trained up to its rung."""
-    until = planner.first_pause(chosen) if step.is_new else step.until
-    made = Part(
-        study="",
-        number=step.number,
-        trial=step.trial,
-        since=step.since,
-        until=until,
-        starts=step.place.starts,
-        follows=step.place.follows,
-        cost=cost,
-        epochs=until,
-        state=State.COMPLETE if until >= space.search.epochs else State.PAUSED,
-        parameters=chosen,
-        curve=[],
-        result={},
-    )
-    return _of_value(made, play)
-
-
-def _setting(
-    planner: Planner, step: Step, drawn: list[tuple[dict[str, Value], int]], kept: int
-) -> tuple[dict[str, Value], int]:
-    """The parameters of the next part, and an epoch's cost."""
-    if step.trial >= kept:
-        return drawn[step.trial - kept]
-    before = planner.latest(step.trial)
-    return before.parameters or {}, before.cost
+def _ended(space: Space, plan: Plan) -> Part:
+    """The part, trained up to its rung."""
+    state = State.COMPLETE if plan.until >= space.search.epochs else State.PAUSED
+    place = {name: getattr(plan, name) for name in PLANNED}
+    return Part(study="", epochs=plan.until, state=state, parameters=plan.parameters, curve=[],
+                result={}, **place)  # fmt: skip
 
 
 def _of_value(part: Part, play: int) -> Part:
@@ -114,12 +94,3 @@ def _of_value(part: Part, play: int) -> Part:
         return part
     value = random.Random(derive_seed("forecast", play, part.trial)).random()
     return replace(part, result={"nelbo_nats": value, "kl_nats": value, "recon_nats": 0.0})
-
-
-def _cost(space: Space, chosen: dict[str, Value], shape: Shape | None, images: int) -> int:
-    if shape is None:
-        return 1
-    from pipeline.vae.cost import epoch_cost
-    from pipeline.vae.setting import read_setting
-
-    return epoch_cost(read_setting(space.record(chosen)), shape, images)

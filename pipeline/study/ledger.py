@@ -21,7 +21,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
-from pipeline.study.claim import GIVEN, Claim, Lease, Plan
+from pipeline.study.claim import GIVEN, Claim, Claimant, Lease, Plan
 from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
 from pipeline.study.reopen import reopen
 from pipeline.study.rows import (
@@ -187,35 +187,18 @@ class Ledger:
         return found
 
     def claim(
-        self,
-        study: str,
-        *,
-        budget: int,
-        owner: str,
-        meta: dict[str, Any],
-        among: Collection[int] | None = None,
-        mixed: bool = False,
+        self, study: str, who: Claimant, *, budget: int, among: Collection[int] | None = None
     ) -> Lease | None:
         """An abandoned part below `budget` to go on with, one `among` these; None: there is none.
+        Raises OtherArithmetic, as all that give a lease do."""
+        return self._grant(study, who, lambda db, claim: claim.abandoned(db, budget, among))
 
-        Raises OtherArithmetic, unless it may be `mixed`.
-        """
-        return self._grant(
-            study, owner, meta, mixed, lambda db, claim: claim.abandoned(db, budget, among)
-        )
+    def begin(self, study: str, plan: Plan, who: Claimant) -> Lease | None:
+        """The planned part of a trial; None: somebody was faster. Raises Reopened if the plan is of
+        before."""
+        return self._grant(study, who, lambda db, claim: claim.begin(db, plan))
 
-    def begin(
-        self, study: str, plan: Plan, *, owner: str, meta: dict[str, Any], mixed: bool = False
-    ) -> Lease | None:
-        """The planned part of a trial; None: somebody was faster.
-
-        Raises OtherArithmetic, unless it may be `mixed`; Reopened if the plan is of before.
-        """
-        return self._grant(study, owner, meta, mixed, lambda db, claim: claim.begin(db, plan))
-
-    def give(
-        self, study: str, plan: Plan, *, to: str, meta: dict[str, Any], mixed: bool = False
-    ) -> None:
+    def give(self, study: str, plan: Plan, who: Claimant, *, to: str) -> None:
         """Begins the part for another worker, who has GIVEN_SECONDS to fetch it. Raises as `begin`
         does."""
 
@@ -223,31 +206,22 @@ class Ledger:
             soon = claim.now + GIVEN_SECONDS
             return replace(claim, expires=soon, gives=True).begin(db, plan)
 
-        self._grant(study, to, meta, mixed, grant)
+        self._grant(study, replace(who, owner=to), grant)
 
-    def fetch(
-        self, study: str, *, owner: str, meta: dict[str, Any], mixed: bool = False
-    ) -> Lease | None:
-        """What another worker has begun for this one, if anything. Raises OtherArithmetic, unless
-        it may be `mixed`."""
-        return self._grant(study, owner, meta, mixed, lambda db, claim: claim.given(db))
+    def fetch(self, study: str, who: Claimant) -> Lease | None:
+        """What another worker has begun for this one, if anything."""
+        return self._grant(study, who, lambda db, claim: claim.given(db))
 
     def _grant(
-        self,
-        study: str,
-        owner: str,
-        meta: dict[str, Any],
-        mixed: bool,
-        grant: Callable[[sa.Connection, Claim], Lease | None],
+        self, study: str, who: Claimant, grant: Callable[[sa.Connection, Claim], Lease | None]
     ) -> Lease | None:
         id_ = uuid.uuid4().hex
 
         def write(db: sa.Connection) -> Lease | None:
             now, started = clock(db), server_start(db)
-            expires = now + LEASE_SECONDS
             young = 0.0 <= now - started < FORGIVING_SECONDS  # below 0: its clock was set back
             forgiven = started + LEASE_SECONDS if young else 0.0
-            return grant(db, Claim(id_, study, owner, meta, now, expires, forgiven, mixed))
+            return grant(db, Claim(id_, study, who, now, now + LEASE_SECONDS, forgiven))
 
         return self.write(write)
 

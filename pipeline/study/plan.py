@@ -23,7 +23,7 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space
 from pipeline.study.claim import Plan
-from pipeline.study.clock import Clock, Place
+from pipeline.study.clock import Clock, Cost, Place
 from pipeline.study.ladder import Ladder
 from pipeline.study.prune import Curve
 from pipeline.study.rows import Part, Record
@@ -57,6 +57,9 @@ class Step:
     def is_new(self) -> bool:
         """Whether it begins a trial."""
         return self.since == 0
+
+
+Propose = Callable[["Planner"], dict[str, Value]]  # the searched parameters of the next trial
 
 
 class Planner:
@@ -123,14 +126,11 @@ class Planner:
         step = self._step(self._place)
         return step if self._admits(step.trial, step.until, step.since) else None
 
-    def plan(
-        self,
-        step: Step,
-        propose: Callable[[Planner], dict[str, Value]],
-        cost: Callable[[dict[str, Value]], int],
-        reopened: int,
-    ) -> Plan:
-        """The next part with all that whoever begins it writes down; `cost` is that of an epoch."""
+    def plan(self, propose: Propose, cost: Cost, reopened: int) -> Plan | None:
+        """The next part with all that whoever begins it writes down; None as `next`."""
+        step = self.next()
+        if step is None:
+            return None
         curve: list[Record] = []
         if step.is_new:
             chosen = propose(self)

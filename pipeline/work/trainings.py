@@ -18,6 +18,7 @@ from pipeline.results.states import Kind
 from pipeline.seeds import trial_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
+from pipeline.study.clock import cost_of
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
 from pipeline.study.numerics import PROPOSALS
 from pipeline.work.cards import granted
@@ -84,11 +85,7 @@ class Trainer:
 
     def cost(self, chosen: dict[str, Value]) -> int:
         """Of an epoch, on a search's virtual clock."""
-        from pipeline.vae.cost import epoch_cost
-        from pipeline.vae.setting import read_setting
-
-        setting = read_setting(self._space.record(chosen))
-        return epoch_cost(setting, self.shape, len(self._train))
+        return cost_of(self._space, self.shape, len(self._train))(chosen)
 
     @property
     def shape(self) -> tuple[int, int, int]:

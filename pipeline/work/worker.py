@@ -1,4 +1,4 @@
-"""The worker process: claims trials, trains them epoch by epoch, records them, until none is left.
+"""The worker process: claims parts, trains them epoch by epoch, records them, until none is left.
 
 It is told what to do by a job, reads the prepared data once and lives for the whole study.
 """
@@ -8,34 +8,31 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.paths import Paths
-from pipeline.results.states import Kind, State
+from pipeline.results.states import Kind
 from pipeline.settings.search_section import PRUNERS
-from pipeline.study.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
 from pipeline.study.arithmetic import OtherArithmetic
-from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.claim import Claimant, Lease
 from pipeline.study.constraints import within
 from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
-from pipeline.study.ledger import LEASE_SECONDS, LeaseLost, Ledger
+from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.numerics import of_proposals
 from pipeline.study.propose import proposer_of
 from pipeline.study.prune import should_prune
-from pipeline.study.watch import Stage, Watch
+from pipeline.study.watch import Watch
 from pipeline.study.workers import CANCEL, PAUSE, Presence, look
 from pipeline.work.cards import neighbour
 from pipeline.work.causes import MOVES
+from pipeline.work.claims import Claims
 from pipeline.work.idling import LONGEST, Idling
 from pipeline.work.job import Job
-from pipeline.work.owners import is_gone, owner_name
-from pipeline.work.plans import next_plan, run_plan
+from pipeline.work.owners import owner_name
 from pipeline.work.trainings import Trainer, device_name
 from pipeline.work.trial import TrialRun
 
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 WATCHING = 0.3  # seconds between two looks of the one who watches, for all who wait
-TURN_PER_PLAN = 10  # times what planning a part took, a turn to plan lasts at least
 
 
 class Worker:
@@ -67,30 +63,24 @@ class Worker:
 
         self._job = job
         self._presence = presence or Presence(owner_name(os.getpid()))
-        self._owner = self._presence.owner
         self._ledger = ledger.seeing(self._presence.note)
         self._paths = Paths(root, job.space.name)
         self._slot = slot
         self._only = only
         self._idle = Idling()
         self.trainer = Trainer(job.space, self._paths, device, slot, alone=only is not None)
-        self._stage = Stage(self._ledger, job.studies, job.space)
-        rule = within(job.space, self.trainer.shape)
-        self._proposer = proposer_of(job.space, rule, job.informing)
-        self._meta = {
+        meta = {
             **job.lineage,
             "host": socket.gethostname(),
             "device": device_name(self.trainer.device),
             "arithmetic": {**arithmetic(self.trainer.device), **of_proposals()},
         }
-        if source := self._meta.pop("source", None):  # large, and the same for every trial
+        if source := meta.pop("source", None):  # large, and the same for every trial
             for study in job.studies:
-                self._meta["source"] = self._ledger.keep_origin(study.id, source)
-        self._asked: set[str] = set()
-        self._waits = False  # whether it has looked in vain since it last worked
-        first = job.studies[0].id
-        self._plans = Turn(self._ledger, PLAN, first, self._owner)
-        self._watches = Turn(self._ledger, WATCH, first, self._owner)
+                meta["source"] = self._ledger.keep_origin(study.id, source)
+        self.who = Claimant(self._presence.owner, meta, job.mixed_arithmetic)
+        proposer = proposer_of(job.space, within(job.space, self.trainer.shape), job.informing)
+        self.claims = Claims(job, self._ledger, self.who, proposer, self.trainer.cost, only)
         self.stopping = False
 
     def stop(self) -> None:
@@ -101,13 +91,13 @@ class Worker:
         """Until all trials are finished or it is cancelled (0), it is told to stop (130), or its
         GPU is somebody else's, too (73)."""
         code = self._work()
-        self._watches.leave()
+        self.claims.watches.leave()
         return code
 
     def _work(self) -> int:
         while not self.stopping and self._presence.wish != CANCEL:
             if self._presence.wish == PAUSE:
-                self._watches.leave()
+                self.claims.watches.leave()
                 self._idle.wait(lambda: self.stopping)
                 look(self._ledger, self._presence)
                 continue
@@ -115,21 +105,21 @@ class Worker:
                 print(f"leaves its GPU: {other}", file=sys.stderr, flush=True)
                 return MOVES
             try:
-                claimed = self._claim()
+                claimed = self.claims.next()
             except OtherArithmetic as error:
                 raise UserError(str(error)) from None
             if claimed:
                 watch, lease = claimed
                 self._idle = Idling()
                 try:
-                    self._run(watch, lease)
+                    self.run(watch, lease)
                 except LeaseLost as error:
                     print(f"left alone: {error}", file=sys.stderr, flush=True)
                 if self._leaves_trial:
-                    self._ledger.release(self._owner, blameless=True)
+                    self._ledger.release(self.who.owner, blameless=True)
                 if self._only and not self._leaves_trial:
                     return 0
-            elif self._only or self._stage.is_over:
+            elif self._only or self.claims.stage.is_over:
                 return 0
             else:
                 self._wait()
@@ -142,130 +132,13 @@ class Worker:
 
     def _wait(self) -> None:
         """A while without work. What is wished of it, it learns from its leases otherwise."""
-        plans = self._watches.held and not self._stage.watches[0].planner.over
-        longest = WATCHING if plans else LONGEST
+        longest = WATCHING if self.claims.expects else LONGEST
         self._idle.wait(lambda: self.stopping, longest)
         if self._idle.is_unseen():
             look(self._ledger, self._presence)
 
-    def _claim(self) -> tuple[Watch, Lease] | None:
-        watch = self._stage.watches[0]
-        idle = self._waits and not self._watches.held
-        if idle and not is_wanted(self._ledger, watch.study.id, self._owner):
-            return None
-        self._stage.refresh()
-        if self._only:
-            study, _, number = self._only.rpartition("/")
-            (watch,) = (each for each in self._stage.watches if each.study.id == study)
-            lease = self._abandoned(watch, [int(number)])
-            return (watch, lease) if lease else None
-        if self._job.studies[0].kind == Kind.CANDIDATE:
-            return self._claim_run()
-        lease = self._fetch(watch) or self._abandoned(watch) or self._begin(watch)
-        self._waits = lease is None
-        return (watch, lease) if lease else None
-
-    def _claim_run(self) -> tuple[Watch, Lease] | None:
-        """A run that the race asks for, to begin it or go on with it."""
-        open_: dict[int, list[int]] = {}
-        for ask in self._stage.race.missing:
-            watch = self._stage.watches[ask.candidate]
-            last = watch.last.get(ask.seed)
-            if last is not None and last.state == State.RUNNING:
-                open_.setdefault(ask.candidate, []).append(last.number)
-            else:
-                plan = run_plan(watch, ask, self._job.candidates[watch.study.id])
-                if lease := self._begin_plan(watch, plan):
-                    return watch, lease
-        for candidate, numbers in open_.items():
-            watch = self._stage.watches[candidate]
-            if lease := self._abandoned(watch, numbers):
-                return watch, lease
-        return None
-
-    def _abandoned(self, watch: Watch, among: list[int] | None = None) -> Lease | None:
-        """A part, or one of these, that nobody works on."""
-        if not self._only and watch.study.id in self._asked and not watch.free:
-            return None
-        self._asked.add(watch.study.id)  # once without need: unlike machines hear of it early
-        return self._ledger.claim(
-            watch.study.id,
-            budget=watch.count,
-            owner=self._owner,
-            meta=self._meta,
-            among=among,
-            mixed=self._job.mixed_arithmetic,
-        )
-
-    def _begin(self, watch: Watch) -> Lease | None:
-        """The next part of a search; None: there is none by now, or another worker plans.
-
-        Of those that can begin now, each worker that waits for one is given one, too.
-        """
-        if watch.planner.finished:
-            return None
-        if watch.planner.next() is not None and (begun := self._plans.keep()) is not None:
-            if begun != watch.count:  # by who had the turn before
-                watch.refresh()
-            lease = self._begin_all(watch)
-            self._plans.leave()
-            if lease:
-                self._watches.leave()
-                return lease
-        if not self._watches.lasts:
-            self._watches.keep()
-        return None
-
-    def _begin_all(self, watch: Watch) -> Lease | None:
-        """A part for this worker, and for others, but not for so long that its own lease ends."""
-        lease: Lease | None = None
-        while lease is None and (plan := self._plan(watch)):
-            lease = self._begin_plan(watch, plan)
-            watch.refresh()  # with this part, or that of who was faster
-        if lease is None or watch.planner.next() is None:
-            return lease
-        due = time.monotonic() + LEASE_SECONDS / 3
-        for owner in workers_there(self._ledger, self._job.space.name):
-            if is_gone(owner):
-                continue
-            late = time.monotonic() > due or not (self._plans.lasts or self._plans.keep())
-            if late or not (plan := self._plan(watch)):
-                break
-            self._give(watch, plan, owner)
-            watch.refresh()
-        return lease
-
-    def _give(self, watch: Watch, plan: Plan, to: str) -> None:
-        with suppress(Reopened):
-            mixed = self._job.mixed_arithmetic
-            self._ledger.give(watch.study.id, plan, to=to, meta=self._meta, mixed=mixed)
-
-    def _fetch(self, watch: Watch) -> Lease | None:
-        """What another worker has begun for this one."""
-        if all(part.owner != self._owner for part in watch.planner.unfinished):
-            return None
-        mixed = self._job.mixed_arithmetic
-        study = watch.study.id
-        return self._ledger.fetch(study, owner=self._owner, meta=self._meta, mixed=mixed)
-
-    def _plan(self, watch: Watch) -> Plan | None:
-        before = time.monotonic()
-        plan = next_plan(watch, self._proposer, self.trainer.cost)
-        seconds = TURN_PER_PLAN * (time.monotonic() - before)
-        # One that dies holds up the others for no longer than with its lease.
-        self._plans.seconds = min(max(self._plans.seconds, seconds), LEASE_SECONDS)
-        return plan
-
-    def _begin_plan(self, watch: Watch, plan: Plan) -> Lease | None:
-        """None: somebody was faster, or it no longer counts."""
-        who: dict[str, Any] = {"owner": self._owner, "meta": self._meta}
-        try:
-            mixed = self._job.mixed_arithmetic
-            return self._ledger.begin(watch.study.id, plan, **who, mixed=mixed)
-        except Reopened:
-            return None
-
-    def _run(self, watch: Watch, lease: Lease) -> None:
+    def run(self, watch: Watch, lease: Lease) -> None:
+        """Trains a part to its end, or until it is told to leave. Raises LeaseLost."""
         watch.refresh()  # it may have stood still since it looked, and the part sees later ones
         study = watch.study
         write_text(
@@ -279,7 +152,7 @@ class Worker:
                 lease,
                 self._paths.trial(study.id, lease.trial),
                 lambda training: self._prunes(watch, lease.number, training),
-                self._meta,
+                self.who.meta,
                 shares=self._job.shares and study.kind == Kind.CANDIDATE,
                 seed=watch.planner.seeds.get(lease.trial),
             )

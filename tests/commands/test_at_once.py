@@ -12,6 +12,7 @@ import pytest
 import yaml
 from crews import ROOT, SPACE, Sweep, eventually, in_midst_of_a_trial, no_one_left, pid_of
 
+from pipeline.study.claim import Claimant
 from pipeline.study.watch import Watch
 
 pytestmark = pytest.mark.slow
@@ -60,8 +61,8 @@ def test_retry_by_the_command(tiny: Sweep, undisturbed: Sweep) -> None:
     ledger.open_study(tiny.study.id, "tiny", "search", tiny.study.spec)
     watch = Watch(ledger, tiny.study, tiny.space)
     watch.refresh()
-    plan = tiny.worker(ledger)._plan(watch)
-    lease = ledger.begin(tiny.study.id, plan, owner="elsewhere/1/1", meta={})
+    plan = tiny.worker(ledger).claims.plan(watch)
+    lease = ledger.begin(tiny.study.id, plan, Claimant("elsewhere/1/1"))
     ledger.finish(lease, "failed", [], None, "ValueError: a bug, mended since")
     ledger.close()
     code, out, err = give(tiny.root, "retry", "tiny", "0")

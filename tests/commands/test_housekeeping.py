@@ -19,7 +19,7 @@ from studies import next_lease
 
 from pipeline.__main__ import main
 from pipeline.files import write_json
-from pipeline.study.claim import Plan
+from pipeline.study.claim import Claimant, Plan
 
 Give = Callable[[str], tuple[int, str, str]]
 
@@ -160,7 +160,7 @@ def test_an_archive_has_every_part_of_a_trial(tiny: Sweep, give: Give) -> None:
     ledger = tiny.ledger
     for number, (since, until, state) in enumerate([(0, 3, "paused"), (3, 8, "complete")], 1):
         plan = Plan(number, 1, since, until, 0, number - 1, 1, {}, [], 0)
-        lease = ledger.begin(tiny.study.id, plan, owner="elsewhere/1/1", meta={})
+        lease = ledger.begin(tiny.study.id, plan, Claimant("elsewhere/1/1"))
         assert lease
         ledger.finish(lease, state, [], {"nelbo_nats": 24.0})
     ledger.close()

@@ -11,6 +11,7 @@ from studies import trial as made
 from pipeline.commands.retry import retry_failed
 from pipeline.errors import UserError
 from pipeline.settings.machine import Machine
+from pipeline.study.claim import Claimant
 from pipeline.study.ledger import LeaseLost
 from pipeline.study.reopen import AtWork, to_reopen
 from pipeline.vae.training import Training
@@ -51,7 +52,7 @@ def test_an_opened_trial_belongs_to_nobody_of_before(desk: Desk) -> None:
     again = desk.must_claim("c")
     assert (again.number, again.parameters, again.curve) == (0, {"lr": 1.0}, [])
     assert [part.number for part in desk.ledger.parts(STUDY)] == [0]  # 1 is planned anew
-    assert desk.ledger.claim(STUDY, budget=9, owner="d", meta={}) is None
+    assert desk.ledger.claim(STUDY, Claimant("d"), budget=9) is None
 
 
 def test_what_came_after_the_study_was_read_is_not_left_as_it_is(desk: Desk) -> None:

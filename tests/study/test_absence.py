@@ -19,6 +19,7 @@ from postgres import Postgres
 
 from pipeline.study import ledger as ledger_module
 from pipeline.study import postgres, storage
+from pipeline.study.claim import Claimant
 from pipeline.study.ledger import Ledger
 from pipeline.study.patience import StorageAway
 from pipeline.study.schema import TRIALS
@@ -140,7 +141,7 @@ def test_a_silent_server_is_not_waited_for_without_end(
     desk = Desk(own_postgres.url)
     desk.must_claim("a")
     with silent(own_postgres), pytest.raises(StorageAway, match="connection timeout expired"):
-        desk.ledger.impatient().claim(STUDY, budget=9, owner="b", meta={})
+        desk.ledger.impatient().claim(STUDY, Claimant("b"), budget=9)
     assert desk.must_claim("c").number == 1  # what was asked for meanwhile came to nothing
     with desk.ledger._engine.connect() as db:  # in the midst of a transaction
         assert db.execute(sa.select(1)).scalar_one() == 1

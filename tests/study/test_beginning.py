@@ -20,6 +20,7 @@ from pipeline.settings.own_files import Source as OwnSource
 from pipeline.settings.space import Space
 from pipeline.study.arithmetic import OtherArithmetic
 from pipeline.study.beginning import Beginning, beginning, counted
+from pipeline.study.claim import Claimant
 from pipeline.study.kept import Kept, settled, table_text
 from pipeline.study.ledger import Ledger
 from pipeline.study.plan import Planner
@@ -263,7 +264,7 @@ def test_a_study_begins_with_them_once(its: Space, storage: str) -> None:
         ledger.open_study("toy", "toy", Kind.SEARCH, {}, begins_with=found.parts)
     parts = ledger.parts("toy")
     assert [replace(part, started_ms=0, finished_ms=None) for part in parts] == found.parts
-    assert ledger.claim("toy", budget=99, owner="a", meta={}) is None
+    assert ledger.claim("toy", Claimant("a"), budget=99) is None
     assert to_reopen(parts) == ([], [])  # what was kept is not tried again
     ledger.close()
 
@@ -278,12 +279,12 @@ def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -
     for device, proposals in (("cpu", "numpy 9"), ("cuda", "numpy 9")):
         meta = {"arithmetic": {"device": device, "proposals": proposals}}
         if device == "cpu":  # what proposals depend on is no matter of kept trials
-            lease = ledger.begin("toy", made, owner="a", meta=meta)
+            lease = ledger.begin("toy", made, Claimant("a", meta))
             assert lease
             ledger.release("a", blameless=True)
         else:
             with pytest.raises(OtherArithmetic, match="device: cpu → cuda"):
-                ledger.claim("toy", budget=99, owner="b", meta=meta)
+                ledger.claim("toy", Claimant("b", meta), budget=99)
 
 
 class TestTable:

@@ -8,6 +8,7 @@ import pytest
 from desk import PARAMETERS, STUDY, Desk, curve, write
 from studies import next_lease, next_trial
 
+from pipeline.study.claim import Claimant
 from pipeline.study.ledger import Ledger
 
 
@@ -17,7 +18,7 @@ class TestClaims:
 
     def test_a_part_is_begun_once(self, desk: Desk) -> None:
         plan = next_trial(desk.ledger, STUDY, PARAMETERS, until=3)
-        leases = [desk.ledger.begin(STUDY, plan, owner=owner, meta={}) for owner in "ab"]
+        leases = [desk.ledger.begin(STUDY, plan, Claimant(owner)) for owner in "ab"]
         assert [lease and lease.number for lease in leases] == [0, None]
         assert desk.ledger.owners() == ["a"]
 

@@ -23,6 +23,7 @@ from studies import begin
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
 from pipeline.study import patience, storage
+from pipeline.study.claim import Claimant
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.patience import StorageAway, StorageError, is_passing, keep_trying
 from pipeline.study.storage import open_storage, transaction
@@ -210,7 +211,7 @@ def test_before_it_waits_in_vain_a_worker_saves_its_epochs(
         tiny.worker().work()
     assert len(tiny.trials()[0].curve) == 1
     monkeypatch.setattr(Ledger, "report", report)
-    tiny.ledger.release(tiny.worker()._owner, blameless=True)
+    tiny.ledger.release(tiny.worker().who.owner, blameless=True)
     trained: list[int] = []
     run_epoch = Training.run_epoch
 
@@ -296,7 +297,7 @@ def test_who_cannot_wait_for_it_hears_who_it_is(
     desk = Desk(postgres_storage)
     lasting = f"{postgres_storage}?options=-c%20idle_in_transaction_session_timeout%3D0"
     with frozen(lasting) as process, pytest.raises(StorageAway) as caught:
-        desk.ledger.impatient().claim(STUDY, budget=9, owner="b", meta={})
+        desk.ledger.impatient().claim(STUDY, Claimant("b"), budget=9)
     assert "canceling statement due to lock timeout" in str(caught.value)
     assert f"/{process.pid} at 127.0.0.1 is in a transaction for" in str(caught.value)
     desk.ledger.close()

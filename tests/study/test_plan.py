@@ -24,7 +24,7 @@ from searches import (
 )
 
 from pipeline.results.states import State
-from pipeline.study.claim import Reopened
+from pipeline.study.claim import Claimant, Reopened
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.plan import belonging
 from pipeline.study.reopen import to_reopen
@@ -193,9 +193,9 @@ class TestManyAtOnce:
         plans = [plan(watch, proposer(toy_space(**SMALL))) for watch in (first, second)]
         assert plans[0]
         assert plans[0] == plans[1]
-        lease = ledger.begin(STUDY, plans[0], owner="a", meta={})
+        lease = ledger.begin(STUDY, plans[0], Claimant("a"))
         assert lease
-        assert ledger.begin(STUDY, plans[0], owner="b", meta={}) is None
+        assert ledger.begin(STUDY, plans[0], Claimant("b")) is None
         assert (lease.trial, lease.since, lease.until) == (0, 0, 1)
         second.refresh()
         again = plan(second, proposer(toy_space(**SMALL)))
@@ -211,12 +211,12 @@ class TestManyAtOnce:
         assert made
         ledger.reopen(STUDY, [], [])
         with pytest.raises(Reopened):
-            ledger.begin(STUDY, made, owner="a", meta={})
+            ledger.begin(STUDY, made, Claimant("a"))
         assert ledger.parts(STUDY) == []
         watch.refresh()
         fresh = plan(watch, proposer(toy_space(**SMALL)))
         assert fresh
-        assert ledger.begin(STUDY, fresh, owner="a", meta={})
+        assert ledger.begin(STUDY, fresh, Claimant("a"))
         ledger.close()
 
 
@@ -283,21 +283,21 @@ class TestRetry:
             watch.refresh()
             made = plan(watch, proposer(space))
             assert made
-            lease = ledger.begin(STUDY, made, owner="a", meta={})
+            lease = ledger.begin(STUDY, made, Claimant("a"))
             assert lease
             leases.append(lease)
             result = None if state == State.FAILED else {"nelbo_nats": 1.0}
             curve = [] if state == State.FAILED else [{"epoch": 1, "nelbo_nats": 1.0}]
             ledger.finish(lease, state, curve, result, "broken" if result is None else None)
         ledger.reopen(STUDY, *to_reopen(ledger.parts(STUDY)))
-        again = ledger.claim(STUDY, budget=1, owner="b", meta={})
+        again = ledger.claim(STUDY, Claimant("b"), budget=1)
         assert again
         assert again.token > leases[0].token
         ledger.finish(again, State.PAUSED, [{"epoch": 1, "nelbo_nats": 2.0}], {"nelbo_nats": 2.0})
         watch.refresh()
         made = plan(watch, proposer(space))
         assert made
-        anew = ledger.begin(STUDY, made, owner="b", meta={})
+        anew = ledger.begin(STUDY, made, Claimant("b"))
         assert anew
         assert anew.token > leases[1].token
         for zombie in leases:

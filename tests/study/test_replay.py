@@ -13,6 +13,7 @@ from crews import Killed, Sweep, make_sweep
 
 from pipeline.study.ahead import Turn
 from pipeline.study.ledger import Ledger
+from pipeline.study.workers import Presence
 from pipeline.vae import checkpoint
 from pipeline.vae.training import Leaves, Training
 from pipeline.work import checkpoints
@@ -138,7 +139,7 @@ def work_and_die(made: Sweep, killer: Killer, rng: random.Random, *settings: dic
         except Killed:
             deaths += 1
             assert deaths < 1000, "it makes no progress"
-            ledger.release(worker._owner, blameless=True)
+            ledger.release(worker.who.owner, blameless=True)
         else:
             return deaths
         finally:
@@ -151,14 +152,14 @@ def test_workers_that_overtake_each_other_give_the_same_bytes(
 ) -> None:
     """Now and then, in the midst of a trial, another worker does all of the next one."""
     ledger = tiny.ledger
-    one, other, rng = tiny.worker(ledger), tiny.worker(ledger), random.Random(seed)
-    other._owner = "elsewhere/1/2"
+    one, rng = tiny.worker(ledger), random.Random(seed)
+    other = tiny.worker(ledger, presence=Presence("elsewhere/1/2"))
     run_epoch, ahead = Training.run_epoch, []
 
     def overtaken(training: Training, *leaves: Leaves) -> dict[str, Any] | None:
-        if rng.random() < 0.6 and (claimed := other._claim()):
+        if rng.random() < 0.6 and (claimed := other.claims.next()):
             ahead.append(claimed[1].number)
-            other._run(*claimed)
+            other.run(*claimed)
         return run_epoch(training, *leaves)
 
     monkeypatch.setattr(Training, "run_epoch", overtaken)

@@ -25,6 +25,7 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.study import storage
 from pipeline.study.arithmetic import OtherArithmetic
+from pipeline.study.claim import Claimant
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.storage import open_storage, transaction
 
@@ -181,7 +182,7 @@ class TestVersions:
         for other, allowed in ({"cpu": "AVX512"}, False), ({**here, "new": "x"}, True):
             with nullcontext() if allowed else pytest.raises(OtherArithmetic):
                 asked = {"arithmetic": {**here, **other}}
-                ledger.claim(study, budget=99, owner="b", meta=asked)
+                ledger.claim(study, Claimant("b", asked), budget=99)
         with engine.begin() as db:
             assert db.execute(sa.text("SELECT max(length(meta)) FROM trials")).scalar_one() < 200
             assert db.execute(sa.text("SELECT count(*) FROM origins")).scalar_one() == 1
@@ -206,7 +207,7 @@ class TestVersions:
                 )  # fmt: skip
         ledger = Ledger(storage)
         assert [part.parameters for part in ledger.parts("some")] == [{"lr": 0.1}] * 2
-        lease = ledger.claim("some", budget=2, owner="b", meta={})
+        lease = ledger.claim("some", Claimant("b"), budget=2)
         assert lease
         assert (lease.number, lease.parameters) == (0, {"lr": 0.1})
         assert ledger.parts("none") == []

@@ -13,7 +13,7 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space, parse_space
-from pipeline.study.claim import Lease, Plan, Reopened
+from pipeline.study.claim import Claimant, Lease, Plan, Reopened
 from pipeline.study.identity import Study, search_study
 from pipeline.study.ledger import Ledger
 from pipeline.study.plan import Planner
@@ -107,12 +107,11 @@ class Worker:
 
     def _claim(self) -> None:
         self.watch.refresh()
-        who: dict[str, Any] = {"owner": f"{id(self)}", "meta": {}}
-        budget = len(self.watch.parts)
-        self._lease = self._ledger.claim(STUDY, budget=budget, **who)
+        who = Claimant(f"{id(self)}")
+        self._lease = self._ledger.claim(STUDY, who, budget=len(self.watch.parts))
         if self._lease is None and (made := plan(self.watch, self._proposer)):
             try:
-                self._lease = self._ledger.begin(STUDY, made, **who)
+                self._lease = self._ledger.begin(STUDY, made, who)
             except Reopened:
                 self.restart()
         if self._lease:
@@ -141,10 +140,7 @@ class Worker:
 
 def plan(watch: Watch, proposer: Proposer) -> Plan | None:
     """As a worker plans, with costs that need no model."""
-    step = watch.planner.next()
-    if step is None:
-        return None
-    return watch.planner.plan(step, proposer.propose, cost, watch.reopened or 0)
+    return watch.planner.plan(proposer.propose, cost, watch.reopened or 0)
 
 
 def toy_study(space: Space) -> Study:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from pipeline.settings.space import Space, parse_space
-from pipeline.study.claim import Plan
+from pipeline.study.claim import Claimant, Plan
 from pipeline.study.ledger import Lease, Ledger
 from pipeline.study.rows import Part, Trial
 
@@ -63,7 +63,7 @@ def begin(
 ) -> Lease:
     """A worker begins the next trial of a study, with these parameters."""
     plan = next_trial(ledger, study, parameters, until)
-    lease = ledger.begin(study, plan, owner=owner, meta={})
+    lease = ledger.begin(study, plan, Claimant(owner))
     assert lease
     return lease
 
@@ -85,11 +85,11 @@ def next_lease(
     mixed: bool = False,
 ) -> Lease | None:
     """What a worker gets: a part whose worker is gone, else the next trial, to the last epoch."""
-    who: dict[str, Any] = {"owner": owner, "meta": meta or {}, "mixed": mixed}
-    while not (lease := ledger.claim(study, budget=budget, **who)):
+    who = Claimant(owner, meta or {}, mixed)
+    while not (lease := ledger.claim(study, who, budget=budget)):
         plan = next_trial(ledger, study, parameters or {}, until=0)
         if plan.number >= budget:
             return None
-        if lease := ledger.begin(study, plan, **who):  # nobody was faster
+        if lease := ledger.begin(study, plan, who):  # nobody was faster
             return lease
     return lease

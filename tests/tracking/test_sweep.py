@@ -21,7 +21,7 @@ from sweeps import CHOSEN, META, Desk, curve
 from pipeline.commands.where import where_text
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.study.claim import Lease, Plan
+from pipeline.study.claim import Claimant, Lease, Plan
 from pipeline.sync.lag import lag_line
 from pipeline.sync.outputs import Outputs
 from pipeline.sync.sweep import Sweep
@@ -117,13 +117,13 @@ def begin_part(desk: Desk, number: int, follows: int | None) -> Lease:
     since = number
     plan = Plan(number, 0, since, since + 1 if number == 0 else 3, number, follows, 1, CHOSEN,
                 curve(since), 0)  # fmt: skip
-    lease = desk.ledger.begin(desk.study.id, plan, owner="a/1/1", meta=META)
+    lease = desk.ledger.begin(desk.study.id, plan, Claimant("a/1/1", META))
     assert lease
     return lease
 
 
 def begin_again(desk: Desk, number: int) -> Lease:
-    lease = desk.ledger.claim(desk.study.id, budget=9, owner="a/1/1", meta=META, among=[number])
+    lease = desk.ledger.claim(desk.study.id, Claimant("a/1/1", META), budget=9, among=[number])
     assert lease
     return lease
 

@@ -20,8 +20,9 @@ from pipeline.study import ahead, ledger
 from pipeline.study.ledger import Ledger
 from pipeline.study.propose import Proposer
 from pipeline.study.schema import TRIALS
-from pipeline.study.watch import Watch
+from pipeline.study.watch import Stage, Watch
 from pipeline.study.workers import Presence, arrive
+from pipeline.work import claims as claims_module
 from pipeline.work import worker as worker_module
 from pipeline.work.owners import owner_name
 from pipeline.work.worker import Worker
@@ -68,17 +69,17 @@ def test_who_plans_begins_a_part_for_each_that_waits(
     hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = hire(), hire(), hire()
-    claimed = first._claim()
+    claimed = first.claims.next()
     assert claimed
     assert claimed[1].number == 0
     held = holders(first)
-    assert held.pop(0) == first._owner
+    assert held.pop(0) == first.who.owner
     assert sorted(held) == [1, 2]
     monkeypatch.setattr(Proposer, "propose", None)  # nobody else needs it
     for each in (second, third):
-        claimed = each._claim()
+        claimed = each.claims.next()
         assert claimed
-        assert held[claimed[1].number] == each._owner
+        assert held[claimed[1].number] == each.who.owner
 
 
 def test_a_part_that_is_not_fetched_in_time_is_anyones(
@@ -87,9 +88,9 @@ def test_a_part_that_is_not_fetched_in_time_is_anyones(
     monkeypatch.setattr(ledger, "GIVEN_SECONDS", -1.0)
     monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)  # PostgreSQL has just been started
     first, second = hire(), hire()
-    assert first._claim()
-    assert holders(first)[1] == second._owner
-    claims = [hire()._claim(), second._claim()]
+    assert first.claims.next()
+    assert holders(first)[1] == second.who.owner
+    claims = [hire().claims.next(), second.claims.next()]
     assert [claim[1].number for claim in claims if claim] == [1, 2]
 
 
@@ -98,14 +99,14 @@ def test_who_waits_reads_no_part_until_there_is_something_for_it(
 ) -> None:
     monkeypatch.setattr(ahead, "TURN_SECONDS", 60.0)  # however slow this machine is
     crew = [hire() for _ in range(6)]
-    first = crew[0]._claim()
+    first = crew[0].claims.next()
     assert first
-    claims = [each._claim() for each in crew[1:]]
+    claims = [each.claims.next() for each in crew[1:]]
     assert sorted(claim[1].number for claim in claims if claim) == [1, 2, 3]
     idle = [each for each, claim in zip(crew[1:], claims, strict=True) if not claim]
-    assert [each._watches.held for each in idle] == [True, False]
-    monkeypatch.setattr(worker_module.Stage, "refresh", None)
-    assert idle[1]._claim() is None
+    assert [each.claims.watches.held for each in idle] == [True, False]
+    monkeypatch.setattr(Stage, "refresh", None)
+    assert idle[1].claims.next() is None
 
 
 def test_who_works_on_another_study_is_given_nothing(
@@ -116,8 +117,8 @@ def test_who_works_on_another_study_is_given_nothing(
     edited = replace(wide, space=parse_space("tiny", other, "tiny.yaml"))
     opened = edited.ledger
     arrive(opened, Presence("host9/9/1"), "tiny", None)
-    assert edited.worker(opened, presence=Presence("host9/9/1"))._claim()
-    assert first._claim()
+    assert edited.worker(opened, presence=Presence("host9/9/1")).claims.next()
+    assert first.claims.next()
     assert len(holders(first)) == 1
     opened.close()
 
@@ -125,12 +126,12 @@ def test_who_works_on_another_study_is_given_nothing(
 def test_a_turn_is_anothers_however_long_a_plan_takes(
     hire: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "TURN_PER_PLAN", 1e9)
+    monkeypatch.setattr(claims_module, "TURN_PER_PLAN", 1e9)
     first, second = hire(), hire()
-    first._stage.refresh()
-    assert first._plan(first._stage.watches[0])
-    assert first._plans.keep() == 0
-    assert second._plans.keep() is None
+    first.claims.stage.refresh()
+    assert first.claims.plan(first.claims.stage.watches[0])
+    assert first.claims._plans.keep() == 0
+    assert second.claims._plans.keep() is None
 
 
 def test_who_stood_still_compares_a_part_with_what_that_has_seen(
@@ -141,31 +142,31 @@ def test_who_stood_still_compares_a_part_with_what_that_has_seen(
     wide.space = parse_space("tiny", pruned, "tiny.yaml")
     monkeypatch.setattr(ledger, "FORGIVING_SECONDS", 0.0)
     first, second = hire(), hire()
-    assert first._claim()
-    assert holders(first)[1] == second._owner
+    assert first.claims.next()
+    assert holders(first)[1] == second.who.owner
     fetch = second._ledger.fetch
-    first._ledger.release(first._owner, blameless=True)
+    first._ledger.release(first.who.owner, blameless=True)
 
     def late(*arguments: Any, **options: Any) -> Any:
         with monkeypatch.context() as still:
             still.setattr(ledger, "GIVEN_SECONDS", -1.0)
             first._ledger.write(lambda db: db.execute(sa.update(TRIALS).values(expires=1.0)))
             while len(holders(first)) < 7:
-                if claimed := first._claim():
-                    first._run(*claimed)
-        while second._owner not in holders(first).values():
-            if claimed := first._claim():
-                first._run(*claimed)
+                if claimed := first.claims.next():
+                    first.run(*claimed)
+        while second.who.owner not in holders(first).values():
+            if claimed := first.claims.next():
+                first.run(*claimed)
         return fetch(*arguments, **options)
 
     monkeypatch.setattr(second._ledger, "fetch", late)
-    claimed = second._claim()
+    claimed = second.claims.next()
     assert claimed
     watch, lease = claimed
     assert lease.number > 4
     seen: list[Any] = []
     monkeypatch.setattr(worker_module, "should_prune", lambda *given: bool(seen.append(given[2])))
-    second._run(watch, lease)
+    second.run(watch, lease)
     anew = Watch(second._ledger, wide.study, wide.space)
     anew.refresh()
     assert seen[0] == anew.planner.curves(lease.number)
@@ -174,12 +175,12 @@ def test_who_stood_still_compares_a_part_with_what_that_has_seen(
 
 def test_a_death_is_no_fault_of_a_part_that_was_not_begun(hire: Callable[[], Worker]) -> None:
     first, second = hire(), hire()
-    assert first._claim()
-    assert holders(first)[1] == second._owner
+    assert first.claims.next()
+    assert holders(first)[1] == second.who.owner
     for fetched in (False, True):
         if fetched:
-            assert second._claim()
-        assert first._ledger.release(second._owner, blameless=False) is fetched
+            assert second.claims.next()
+        assert first._ledger.release(second.who.owner, blameless=False) is fetched
         part = first._ledger.parts(first._job.studies[0].id)[1]
         assert (part.owner, part.strikes) == (None, int(fetched))
 
@@ -190,7 +191,7 @@ def test_who_is_dead_is_given_nothing(wide: Sweep, hire: Callable[[], Worker]) -
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         arrive(first._ledger, Presence(owner_name(process.pid)), "tiny", None)
         process.kill()
-    assert first._claim()
+    assert first.claims.next()
     assert len(holders(first)) == 1
 
 
@@ -229,18 +230,18 @@ def test_the_same_bytes_whoever_plans_and_dies_at_it(
     while crew:
         each = draw.choice(crew)
         try:
-            if each._owner in running and draw.random() < 0.4:
-                each._run(*running.pop(each._owner))
-            elif each._owner not in running and (claimed := each._claim()):
-                running[each._owner] = claimed
-            elif each._owner not in running and each._stage.is_over:
-                each._watches.leave()
+            if each.who.owner in running and draw.random() < 0.4:
+                each.run(*running.pop(each.who.owner))
+            elif each.who.owner not in running and (claimed := each.claims.next()):
+                running[each.who.owner] = claimed
+            elif each.who.owner not in running and each.claims.stage.is_over:
+                each.claims.watches.leave()
                 crew.remove(each)
         except Killed:
             left[0] = draw.randint(3, 25)
-            each._ledger.release(each._owner, blameless=True)  # and its turn runs out
+            each._ledger.release(each.who.owner, blameless=True)  # and its turn runs out
             each._ledger.write(lambda db: db.execute(sa.update(ahead.TURNS).values(expires=0.0)))
-            running.pop(each._owner, None)
+            running.pop(each.who.owner, None)
             crew[crew.index(each)] = hire()
     assert wide.tables() == alone.tables()
     assert len(given) > 3

@@ -69,7 +69,7 @@ def test_what_is_the_machines_doing_ends_the_worker_and_not_the_trial(
         worker.work()
     (trial,) = tiny.trials()
     assert (trial.state, len(trial.curve)) == ("running", 1)
-    tiny.ledger.release(worker._owner, blameless=True)
+    tiny.ledger.release(worker.who.owner, blameless=True)
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()
 
@@ -86,7 +86,7 @@ def test_a_trial_that_does_not_fit_into_an_empty_device_fails(
     first = tiny.worker()
     with pytest.raises(MemoryError):
         first.work()
-    tiny.ledger.release(first._owner, blameless=True)
+    tiny.ledger.release(first.who.owner, blameless=True)
     alone = Worker(first._job, tiny.ledger, tiny.root, "cpu", only=f"{tiny.study.id}/0")
     if not room:
         with pytest.raises(MemoryError):

@@ -10,8 +10,9 @@ import pytest
 from crews import Killed, Sweep, at_epoch, make_sweep, sweep
 
 from pipeline.study import ledger as ledger_module
-from pipeline.study.claim import Lease, Plan
+from pipeline.study.claim import Claimant, Lease, Plan
 from pipeline.study.ledger import LeaseLost
+from pipeline.study.workers import Presence
 from pipeline.vae.steps import EagerSteps
 from pipeline.vae.training import Training
 from pipeline.work import checkpoints, trial
@@ -23,9 +24,8 @@ def test_a_zombie_writes_no_checkpoint_over_its_successors(
 ) -> None:
     """It saves its second epoch while the successor, who began from the first, is in its third."""
     monkeypatch.setattr(checkpoints, "TRAINING_PER_SAVING", 0)
-    now, zombie, other = [1e9], tiny.worker(), tiny.worker()
+    now, zombie, other = [1e9], tiny.worker(), tiny.worker(presence=Presence("elsewhere/1/2"))
     monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
-    other._owner = "elsewhere/1/2"
     folder = tiny.paths.trial(tiny.study.id, 0)
 
     def pause(_: Training) -> None:
@@ -61,8 +61,8 @@ def test_a_zombie_that_writes_weights_after_its_successor_writes_the_same(
     monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
     tiny = make_sweep(tmp_path, sweep(retrain={"seeds": 1, "epochs": 30}))
     (study,) = tiny.candidates(setting)
-    zombie, other = tiny.worker(None, setting), tiny.worker(None, setting)
-    other._owner = "elsewhere/1/2"
+    zombie = tiny.worker(None, setting)
+    other = tiny.worker(None, setting, presence=Presence("elsewhere/1/2"))
     save_run, seen = trial.save_run, []
 
     def weights() -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def test_epochs_that_were_not_saved_are_trained_again(
     if dies:
         with pytest.raises(Killed):
             worker.work()
-        worker._ledger.release(worker._owner, blameless=True)
+        worker._ledger.release(worker.who.owner, blameless=True)
     else:
         assert worker.work() == INTERRUPTED
     (before,) = tiny.trials()
@@ -148,7 +148,7 @@ def test_the_checkpoint_of_another_trial_of_that_number_is_passed_over(
     """The ledger was moved away, and trial 0 of the new one is not what it was."""
     worker = tiny.worker()
     if changed == "arithmetic":
-        worker._meta["arithmetic"] = {"torch": "2.0"}
+        worker.who.meta["arithmetic"] = {"torch": "2.0"}
     at_epoch(monkeypatch, 3, lambda _: setattr(worker, "stopping", True))
     assert worker.work() == INTERRUPTED
     (checkpoint,) = tiny.paths.trial(tiny.study.id, 0).iterdir()
@@ -162,7 +162,7 @@ def test_the_checkpoint_of_another_trial_of_that_number_is_passed_over(
         chosen = {"lr": 0.01, "optimizer": "adam"} if changed == "parameters" else old.parameters
         assert chosen
         plan = Plan(0, 0, 0, 3, 0, None, 1, chosen, [], 0)
-        assert again._ledger.begin(made.study.id, plan, owner="a", meta={}, mixed=True)
+        assert again._ledger.begin(made.study.id, plan, Claimant("a", {}, True))
         again._ledger.release("a", blameless=True)
         assert again.work() == 0
     said = capsys.readouterr().err
@@ -234,7 +234,7 @@ def test_a_long_epoch_goes_on_after_its_last_saved_step(
     if ends == "killed":
         with pytest.raises(Killed):
             worker.work()
-        worker._ledger.release(worker._owner, blameless=True)
+        worker._ledger.release(worker.who.owner, blameless=True)
     else:
         assert worker.work() == INTERRUPTED
     assert taken == [0, 1]

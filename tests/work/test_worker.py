@@ -11,9 +11,10 @@ from sqlalchemy.exc import OperationalError
 from pipeline.seeds import trial_seed
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
-from pipeline.study.claim import MAX_STRIKES, Lease
+from pipeline.study.claim import MAX_STRIKES, Claimant, Lease
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.watch import Watch
+from pipeline.study.workers import Presence
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name, process_start
@@ -40,9 +41,8 @@ def test_a_worker_that_outlived_its_lease_changes_nothing_more(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Paused past its lease (SIGSTOP, a laptop's lid), while another one ends the whole search."""
-    now, zombie, other = [1e9], tiny.worker(), tiny.worker()
+    now, zombie, other = [1e9], tiny.worker(), tiny.worker(presence=Presence("elsewhere/1/2"))
     monkeypatch.setattr(ledger_module, "clock", lambda _: now[0])
-    other._owner = "elsewhere/1/2"
     seen = []
 
     def pause(_: Training) -> None:
@@ -75,9 +75,9 @@ def claim(made: Sweep, ledger: Ledger, owner: str) -> Lease:
     """Begins the first part of the search, as a worker of another host does."""
     watch = Watch(ledger, study, made.space)
     watch.refresh()
-    plan = made.worker(ledger)._plan(watch)
+    plan = made.worker(ledger).claims.plan(watch)
     assert plan
-    lease = ledger.begin(study.id, plan, owner=owner, meta={})
+    lease = ledger.begin(study.id, plan, Claimant(owner))
     assert lease is not None
     return lease
 
@@ -102,7 +102,7 @@ def test_a_trial_that_kills_its_workers_in_the_same_epoch_fails_and_the_search_g
         except Killed:
             deaths += 1
             assert deaths <= MAX_STRIKES
-            ledger.release(worker._owner, blameless=False)
+            ledger.release(worker.who.owner, blameless=False)
         else:
             break
     first, *others = tiny.trials()
