@@ -20,6 +20,7 @@ from pipeline.work.worker import Worker
     ("error", "reason"),
     [
         (ValueError("no such thing"), "ValueError: no such thing"),
+        (SystemExit(0), "SystemExit: 0"),  # of a file of one's own, as a script has it
         (
             RuntimeError("CUDA error: device-side assert triggered"),
             "RuntimeError: CUDA error: device-side assert triggered",
@@ -28,7 +29,7 @@ from pipeline.work.worker import Worker
     ids=str,
 )
 def test_a_trial_that_raises_fails_with_its_reason_and_the_search_goes_on(
-    error: Exception, reason: str, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, reason: str, tiny: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Training) -> None:
         raise error
