@@ -18,7 +18,7 @@ from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.reading import has_ledger
-from pipeline.study.reopen import AtWork, to_reopen
+from pipeline.study.reopen import AtWork, Reopening, reopen, to_reopen
 from pipeline.study.rows import Part
 
 
@@ -57,7 +57,8 @@ def retry_failed(root: Path, machine: Machine, name: str, number: int | None) ->
     with ExitStack() as locks:
         for each, _, _, _ in opened:
             locks.enter_context(_nobody_at_work(paths, each, name))
-        ledger.reopen_all([(s.id, these, after, len(known)) for s, known, these, after in opened])
+        these = [Reopening(s.id, lost, after, len(known)) for s, known, lost, after in opened]
+        reopen(ledger, *these)
     return [
         *(_said(*each) for each in opened),
         f"go on with `python -m pipeline run {name}`, or `dvc repro --force` its stages",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -32,15 +33,12 @@ def health(machine: Machine, paths: Paths, patience: float) -> Health | None:
     if not has_ledger(machine, paths):
         return None
     url = storage_url(machine, paths)
-    ledger = Ledger(url, patience=patience)
-    try:
+    with closing(Ledger(url, patience=patience)) as ledger:
         before = time.time()
         there = ledger.now()
         skew = (before + time.time()) / 2 - there
         most, used = ledger.read(_connections)
         return Health(masked(sa.make_url(url)), VERSION, skew, most, used)
-    finally:
-        ledger.close()
 
 
 def _connections(db: sa.Connection) -> tuple[int | None, int]:

@@ -22,8 +22,7 @@ from pipeline.results.states import Kind, State
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
 from pipeline.study.claim import GIVEN, Claim, Claimant, Lease, Plan
-from pipeline.study.patience import PATIENCE_SECONDS, keep_trying
-from pipeline.study.reopen import reopen
+from pipeline.study.database import Database
 from pipeline.study.rows import (
     Mark,
     Part,
@@ -37,15 +36,7 @@ from pipeline.study.rows import (
     trials_of,
 )
 from pipeline.study.schema import ORIGINS, STUDIES, TRIALS, WEIGHTS
-from pipeline.study.storage import (
-    blocker,
-    clock,
-    masked,
-    milliseconds,
-    open_storage,
-    server_start,
-    transaction,
-)
+from pipeline.study.storage import clock, milliseconds, server_start
 from pipeline.study.transitions import GIVE_BACK, STRIKE
 
 T = TypeVar("T")
@@ -59,11 +50,8 @@ class LeaseLost(Exception):
     """Another worker has taken this trial over; what this one computes no longer counts."""
 
 
-class Ledger:
-    """All studies of one storage.
-
-    *Threads and processes.* Each process opens its own; threads may share one. Every method is one
-    transaction, and what it returned is on the storage.
+class Ledger(Database):
+    """All studies of one storage. Every method is one transaction.
 
     *Ownership.* `claim` and `begin` give a lease: the right to write one part. The methods that
     take a lease name its token in the statement that writes; they raise LeaseLost, and change
@@ -71,37 +59,13 @@ class Ledger:
     may be taken over; until it is, it counts. `release` is for whoever knows that an owner is dead
     or done.
 
-    *Errors.* A storage that is away or locked is waited for: every method is tried again for
-    `patience` seconds, which is why each comes to the same when it is done twice (a connection may
-    be lost between a commit and its answer). Reads change nothing, `open_study` inserts what is not
-    there, the leased writes set values under a token, `finish` knows its own end, `claim` and
-    `begin` their own grants, `release` finds nothing more to release (and says so: that answer
-    alone may be lost). After that, StorageAway; StorageError for what does not pass by itself: one
-    line each. OSError when the disk is full.
+    *Done twice*, as a `Database` may, each comes to the same: reads change nothing, `open_study`
+    inserts what is not there, the leased writes set values under a token, `finish` knows its own
+    end, `claim` and `begin` their own grants, `release` finds nothing more to release (and says so:
+    that answer alone may be lost).
     """
 
-    def __init__(self, url: str, *, patience: float = PATIENCE_SECONDS):
-        """Opens `url` (SQLAlchemy form) and creates the tables if need be. Raises StorageError."""
-        self._engine = open_storage(url, patience)
-        self._patience = patience
-        self._first: Callable[[], None] | None = None
-        self._seen: Callable[[sa.Connection, float], None] | None = None
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._engine.dispose()
-
-    def impatient(self, seconds: float = 0.0) -> Ledger:
-        """The same ledger for who looks again anyway: it waits for nothing, or not for long."""
-        other = copy.copy(self)
-        other._patience = seconds
-        return other
-
-    def saving(self, save: Callable[[], None]) -> Ledger:
-        """The same ledger, which calls `save` before it begins to wait for the storage."""
-        other = copy.copy(self)
-        other._first = save
-        return other
+    _seen: Callable[[sa.Connection, float], None] | None = None
 
     def seeing(self, note: Callable[[sa.Connection, float], None]) -> Ledger:
         """The same ledger for a worker, which is seen with each write to its trial: `note` is given
@@ -109,10 +73,6 @@ class Ledger:
         other = copy.copy(self)
         other._seen = note
         return other
-
-    def now(self) -> float:
-        """The time in seconds on the clock that leases are measured by."""
-        return self.read(clock)
 
     def open_study(
         self,
@@ -146,13 +106,13 @@ class Ledger:
         query = sa.select(STUDIES.c.id, STUDIES.c.spec).where(
             STUDIES.c.name == name, STUDIES.c.kind == kind
         )
-        rows = self._rows(query.order_by(STUDIES.c.created_ms, STUDIES.c.id))
+        rows = self.rows(query.order_by(STUDIES.c.created_ms, STUDIES.c.id))
         return {row.id: _parts(row.spec)[0] for row in rows}
 
     def find_study(self, study: str) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
         """The sweep's name, the specification, and what the identity leaves out, {} if unknown."""
         query = sa.select(STUDIES.c.name, STUDIES.c.spec).where(STUDIES.c.id == study)
-        found = self._rows(query)
+        found = self.rows(query)
         return (found[0].name, *_parts(found[0].spec)) if found else None
 
     def keep_origin(self, study: str, source: dict[str, Any]) -> str:
@@ -167,7 +127,7 @@ class Ledger:
         query = sa.select(ORIGINS.c.content).where(
             ORIGINS.c.study == study, ORIGINS.c.digest == key
         )
-        found = self._rows(query)
+        found = self.rows(query)
         return json.loads(found[0].content) if found else {}
 
     def created_ms(self, study: str) -> int:
@@ -181,7 +141,7 @@ class Ledger:
         query = sa.select(row.trial, row.token, row.state, row.epochs)
         query = query.where(row.study == study, row.starts.is_not(None))
         found: dict[int, Mark] = {}
-        for each in self._rows(query.order_by(row.trial, row.number)):
+        for each in self.rows(query.order_by(row.trial, row.number)):
             tokens = found[each.trial][0] if each.trial in found else 0
             found[each.trial] = (tokens + each.token, each.state, each.epochs)
         return found
@@ -272,7 +232,7 @@ class Ledger:
         """The files that a trial's `finish` has left for other hosts: content and SHA-256."""
         file = WEIGHTS.c
         query = sa.select(file.file, file.content, file.sha256)
-        rows = self._rows(query.where(file.study == study, file.number == number))
+        rows = self.rows(query.where(file.study == study, file.number == number))
         return {row.file: (row.content, row.sha256) for row in rows}
 
     def release(self, owner: str, *, blameless: bool) -> bool:
@@ -295,21 +255,6 @@ class Ledger:
 
         return self.write(give_back)
 
-    def reopen(
-        self, study: str, failed: list[int], seeing: list[int], known: int | None = None
-    ) -> None:
-        """Makes parts be tried again; see `pipeline.study.reopen`. Raises AtWork."""
-        self.reopen_all([(study, failed, seeing, known)])
-
-    def reopen_all(self, these: Sequence[tuple[str, list[int], list[int], int | None]]) -> None:
-        """The same for parts of several studies: all of them, or none."""
-
-        def work(db: sa.Connection) -> None:
-            for study, failed, seeing, known in these:
-                reopen(db, study, failed, seeing, clock(db), known)
-
-        self.write(work)
-
     def owners(self, study: str | None = None) -> list[str]:
         """Everyone who holds a trial, of one study or of any."""
         query = sa.select(TRIALS.c.owner).where(
@@ -317,7 +262,7 @@ class Ledger:
         )
         if study:
             query = query.where(TRIALS.c.study == study)
-        return sorted({row.owner for row in self._rows(query)})
+        return sorted({row.owner for row in self.rows(query)})
 
     def parts(self, study: str, first: int = 0, also: Sequence[int] = ()) -> list[Part]:
         """The parts from `first` on, and these, in order; without those that are to be planned
@@ -325,7 +270,7 @@ class Ledger:
         row = TRIALS.c
         these = (row.number >= first) | row.number.in_(list(also)) if also else row.number >= first
         query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None), these)
-        return [part_of(row) for row in self._rows(query.order_by(TRIALS.c.number))]
+        return [part_of(row) for row in self.rows(query.order_by(TRIALS.c.number))]
 
     def trials(self, study: str, among: Collection[int] | None = None) -> list[Trial]:
         """The trials (or these) in order; each is what its last part has come to."""
@@ -333,12 +278,7 @@ class Ledger:
         query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None))
         if among is not None:
             query = query.where(row.trial.in_(list(among)))
-        return trials_of(map(part_of, self._rows(query.order_by(row.number))))
-
-    def reopened(self, study: str) -> int:
-        """How often a study was re-opened: what was read of it before no longer counts."""
-        query = sa.select(STUDIES.c.reopened).where(STUDIES.c.id == study)
-        return self.read(lambda db: int(db.execute(query).scalar_one()))
+        return trials_of(map(part_of, self.rows(query.order_by(row.number))))
 
     def forget(self, study: str) -> None:
         """Deletes a study and its trials, unless somebody holds one of them."""
@@ -373,36 +313,6 @@ class Ledger:
                 raise LeaseLost(f"trial {lease.number} of {lease.study} has another owner")
 
         self.write(update)
-
-    def _rows(self, query: sa.Select[Any]) -> list[Any]:
-        return self.read(lambda db: list(db.execute(query)))
-
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """What the statements of `work` find, in one connection."""
-
-        def read() -> T:
-            with self._engine.connect() as db:
-                return work(db)
-
-        return self._persist(read)
-
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Does `work` in one transaction; it must come to the same when it is done twice."""
-
-        def write() -> T:
-            with transaction(self._engine) as db:
-                return work(db)
-
-        return self._persist(write)
-
-    def _persist(self, work: Callable[[], T]) -> T:
-        return keep_trying(
-            work,
-            masked(self._engine.url),
-            seconds=self._patience,
-            first=self._first,
-            blocker=lambda: blocker(self._engine),
-        )
 
 
 def storage_url(machine: Machine, paths: Paths) -> str:

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.results.states import State
 from pipeline.study.claim import FARTHEST_SECONDS
+from pipeline.study.database import Database
 from pipeline.study.rows import Part, part_of
 from pipeline.study.schema import STUDIES, TRIALS
 from pipeline.study.storage import clock_column
-
-if TYPE_CHECKING:
-    from pipeline.study.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Look:
     free: list[int]  # parts that nobody works on, or whose worker seems to be gone
 
 
-def look_at(ledger: Ledger, study: str, first: int, moving: Sequence[Part]) -> Look:
+def look_at(ledger: Database, study: str, first: int, moving: Sequence[Part]) -> Look:
     """The parts from `first` on, and what has become of those that were `moving`."""
     known = {part.number: part for part in moving}
     row = TRIALS.c

@@ -8,7 +8,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -52,6 +53,16 @@ class StorageAway(StorageError):
     """It was away for as long as it is waited for; the same call succeeds when it is back."""
 
 
+@contextmanager
+def _trying() -> Iterator[None]:
+    _present.began = time.monotonic()
+    try:
+        yield
+    finally:
+        _present.began = math.inf
+
+
+@_trying()
 def keep_trying(
     work: Callable[[], T],
     place: str,
@@ -66,28 +77,6 @@ def keep_trying(
     before its answer. `first` is called once before it waits or gives up, `blocker` says who holds
     the lock and what to do. Raises StorageAway after `seconds`, StorageError for what stays.
     """
-    _present.began = time.monotonic()
-    try:
-        return _keep_trying(work, place, seconds, first, blocker)
-    finally:
-        _present.began = math.inf
-
-
-def is_waiting() -> bool:
-    """Whether this thread waits for a storage that is away or silent.
-
-    For a handler of signals, which is to raise then: nobody would look at a flag.
-    """
-    return time.monotonic() - getattr(_present, "began", math.inf) > SILENT_SECONDS
-
-
-def _keep_trying(
-    work: Callable[[], T],
-    place: str,
-    seconds: float,
-    first: Callable[[], None] | None,
-    blocker: Callable[[], str],
-) -> T:
     began, pause, told = time.monotonic(), SHORTEST_PAUSE, False
     while True:
         try:
@@ -120,6 +109,14 @@ def _keep_trying(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def is_waiting() -> bool:
+    """Whether this thread waits for a storage that is away or silent.
+
+    For a handler of signals, which is to raise then: nobody would look at a flag.
+    """
+    return time.monotonic() - getattr(_present, "began", math.inf) > SILENT_SECONDS
+
+
 def is_passing(error: sa.exc.DBAPIError) -> bool:
     """Whether the same may succeed later."""
     original: Any = error.orig
@@ -150,6 +147,11 @@ def _for_good(error: sa.exc.DBAPIError, place: str) -> Exception:
     wrong = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
     if not isinstance(error, sa.exc.OperationalError) or wrong:
         return error
+    return unusable(error, place)
+
+
+def unusable(error: Exception, place: str) -> StorageError:
+    """What is said of a database that does not come back by itself."""
     return StorageError(
         f"storage {place} cannot be used: {detail(error)}: mend that or set another `storage`"
         " in machine.yaml, then the same command goes on"

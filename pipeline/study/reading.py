@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -13,7 +13,6 @@ from pipeline.files import copy_now, may_write
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.patience import PATIENCE_SECONDS
 
 LOOKING_SECONDS = 2.0  # who only looks is told soon, in one line, that there is nothing to see
 
@@ -26,21 +25,15 @@ def reading(machine: Machine, paths: Paths, patience: float = LOOKING_SECONDS) -
     """
     file = paths.ledger
     if machine.storage or (may_write(file) and has_ledger(machine, paths)):
-        ledger = Ledger(storage_url(machine, paths), patience=patience)
-        try:
+        with closing(Ledger(storage_url(machine, paths), patience=patience)) as ledger:
             yield ledger
-        finally:
-            ledger.close()
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, file.name)
         if has_ledger(machine, paths):
             _copy(file, copy)
-        ledger = Ledger(f"sqlite:///{copy}")
-        try:
+        with closing(Ledger(f"sqlite:///{copy}")) as ledger:
             yield ledger
-        finally:
-            ledger.close()
 
 
 @contextmanager
@@ -58,11 +51,8 @@ def working(machine: Machine, paths: Paths) -> Iterator[Ledger]:
         with reading(machine, paths) as nothing:
             yield nothing
         return
-    ledger = Ledger(storage_url(machine, paths), patience=PATIENCE_SECONDS)
-    try:
+    with closing(Ledger(storage_url(machine, paths))) as ledger:
         yield ledger
-    finally:
-        ledger.close()
 
 
 def has_ledger(machine: Machine, paths: Paths) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from pipeline.results.states import State
 from pipeline.study.claim import lock_study
+from pipeline.study.ledger import Ledger
 from pipeline.study.rows import Part
 from pipeline.study.schema import STUDIES, TRIALS
+from pipeline.study.storage import clock
 from pipeline.study.transitions import REOPEN
 
 
@@ -31,20 +34,32 @@ def to_reopen(parts: Sequence[Part], trial: int | None = None) -> tuple[list[int
     return [n for n in failed if n < first], list(range(first, len(parts)))
 
 
-def reopen(
-    db: sa.Connection,
-    study: str,
-    failed: list[int],
-    seeing: list[int],
-    now: float,
-    known: int | None = None,
-) -> None:
-    """Makes them as if nobody had worked on them, in one transaction. Raises AtWork, also if since
-    the study was read, when it had `known` trials, others came to it or the failed were opened.
+class Reopening(NamedTuple):
+    """Parts of a study, by number: the failed ones, and those that saw them."""
+
+    study: str
+    failed: list[int]
+    seeing: list[int]
+    known: int | None = None  # how many parts the study had when it was read
+
+
+def reopen(ledger: Ledger, *these: Reopening) -> None:
+    """Makes parts as if nobody had worked on them: all of them, or none. Raises AtWork, also if
+    others came to a study since it was read, or the failed were opened.
 
     The fencing token goes on, so that who held one before can write nothing. The failed ones keep
     their parameters and their places, those that saw them are planned anew.
     """
+
+    def write(db: sa.Connection) -> None:
+        for each in these:
+            _reopen(db, each, clock(db))
+
+    ledger.write(write)
+
+
+def _reopen(db: sa.Connection, parts: Reopening, now: float) -> None:
+    study, failed, seeing, known = parts
     lock_study(db, study)  # a claim that comes now waits, and then sees what was opened
     row = TRIALS.c
     count = sa.select(sa.func.count()).where(row.study == study)

@@ -16,7 +16,7 @@ import psutil
 import sqlalchemy as sa
 
 from pipeline.study.blocker import postgresql_blocker, sqlite_blocker
-from pipeline.study.patience import PATIENCE_SECONDS, StorageError, detail, keep_trying
+from pipeline.study.patience import PATIENCE_SECONDS, StorageError, keep_trying, unusable
 from pipeline.study.schema import VERSION, strangers, upgrade, version
 
 CREATION_LOCK = 5_391_826  # any number that no other user of the database locks
@@ -52,11 +52,7 @@ def open_storage(url: str, seconds: float = PATIENCE_SECONDS) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         engine = _engine(parsed)
-    except (
-        sa.exc.ArgumentError,
-        ImportError,
-        ValueError,
-    ):  # it may hold a password, so it is not shown
+    except (sa.exc.ArgumentError, ImportError, ValueError):  # a password in it is not shown
         raise StorageError(
             "storage is not a database URL: write sqlite:///FILE or"
             " postgresql://USER@HOST/DATABASE in machine.yaml (@ within a password is %40)"
@@ -68,10 +64,7 @@ def open_storage(url: str, seconds: float = PATIENCE_SECONDS) -> sa.Engine:
         )
     except sa.exc.SQLAlchemyError as error:
         engine.dispose()
-        raise StorageError(
-            f"storage {place} cannot be used: {detail(error)}: mend that or set another `storage`"
-            " in machine.yaml, then the same command goes on"
-        ) from None
+        raise unusable(error, place) from None
     except BaseException:
         engine.dispose()
         raise

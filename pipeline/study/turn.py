@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.study.claim import FARTHEST_SECONDS
-from pipeline.study.ledger import Ledger
+from pipeline.study.database import Database
 from pipeline.study.patience import StorageAway
 from pipeline.study.schema import TURNS
 from pipeline.study.storage import clock, is_sqlite
@@ -22,7 +22,7 @@ from pipeline.study.storage import clock, is_sqlite
 TURN_SECONDS = 60.0
 
 
-def take_turn(ledger: Ledger, name: str, owner: str, dead: Callable[[str], bool]) -> str:
+def take_turn(ledger: Database, name: str, owner: str, dead: Callable[[str], bool]) -> str:
     """Takes a turn, or renews one's own; who has it afterwards. `dead` tells of a holder whether
     it is known to be gone."""
 
@@ -50,7 +50,7 @@ def take_free(db: sa.Connection, name: str, owner: str, seconds: float) -> bool:
     return db.execute(mine.returning(row.owner)).first() is not None
 
 
-def leave_turn(ledger: Ledger, name: str, owner: str) -> None:
+def leave_turn(ledger: Database, name: str, owner: str) -> None:
     """Gives a turn up, if it is still one's own."""
     ledger.write(lambda db: _delete(db, name, owner))
 
@@ -60,7 +60,7 @@ def _delete(db: sa.Connection, name: str, owner: str) -> None:
 
 
 @contextmanager
-def renewed(ledger: Ledger, name: str, owner: str, lost: Callable[[], None]) -> Iterator[None]:
+def renewed(ledger: Database, name: str, owner: str, lost: Callable[[], None]) -> Iterator[None]:
     """Keeps a turn within the block and leaves it after; `lost` is called if another has taken it,
     since this process had stood still for too long."""
     over = threading.Event()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.study.ledger import Ledger
+from pipeline.study.database import Database
 from pipeline.study.schema import JOBS, STUDIES, WORKERS
 from pipeline.study.storage import clock, milliseconds
 
@@ -52,7 +52,7 @@ class Present:
     wish: str | None
 
 
-def arrive(ledger: Ledger, presence: Presence, sweep: str, slurm: str | None) -> None:
+def arrive(ledger: Database, presence: Presence, sweep: str, slurm: str | None) -> None:
     """Enters a worker, and reads what is wished of it."""
 
     def enter(db: sa.Connection) -> None:
@@ -66,18 +66,18 @@ def arrive(ledger: Ledger, presence: Presence, sweep: str, slurm: str | None) ->
     ledger.write(enter)
 
 
-def look(ledger: Ledger, presence: Presence) -> None:
+def look(ledger: Database, presence: Presence) -> None:
     """What `Presence.note` does, for a worker that holds no lease."""
     ledger.write(lambda db: presence.note(db, clock(db)))
 
 
-def depart(ledger: Ledger, owner: str, code: int, said: str | None = None) -> None:
+def depart(ledger: Database, owner: str, code: int, said: str | None = None) -> None:
     """Notes the end of a worker, by itself or by who has seen it."""
     this = (WORKERS.c.owner == owner) & WORKERS.c.code.is_(None)
     ledger.write(lambda db: db.execute(sa.update(WORKERS).where(this).values(code=code, said=said)))
 
 
-def workers(ledger: Ledger, sweep: str) -> list[Present]:
+def workers(ledger: Database, sweep: str) -> list[Present]:
     """All workers of a sweep that are known, those that have left too, oldest first."""
     names = [column for column in WORKERS.c if column.name != "sweep"]
     query = sa.select(*names).where(WORKERS.c.sweep == sweep)
@@ -85,13 +85,13 @@ def workers(ledger: Ledger, sweep: str) -> list[Present]:
     return [Present(**row._mapping) for row in found]
 
 
-def wished(ledger: Ledger, sweep: str) -> str | None:
+def wished(ledger: Database, sweep: str) -> str | None:
     """What is wished of all workers of a sweep."""
     query = sa.select(sa.func.max(STUDIES.c.wish)).where(STUDIES.c.name == sweep)
     return ledger.read(lambda db: db.execute(query).scalar())
 
 
-def wish(ledger: Ledger, sweep: str, what: str | None) -> None:
+def wish(ledger: Database, sweep: str, what: str | None) -> None:
     """Wishes something of all workers of a sweep, None: that they work.
 
     Who is cancelled stays so, whatever is wished of all later on.
@@ -107,13 +107,13 @@ def wish(ledger: Ledger, sweep: str, what: str | None) -> None:
     ledger.write(write)
 
 
-def resume_cancelled(ledger: Ledger, sweep: str) -> None:
+def resume_cancelled(ledger: Database, sweep: str) -> None:
     """Who gives a command to go on with a sweep no longer wishes that it ends."""
     if wished(ledger, sweep) == CANCEL:
         wish(ledger, sweep, None)
 
 
-def send_away(ledger: Ledger, owner: str) -> None:
+def send_away(ledger: Database, owner: str) -> None:
     """Cancels one worker: its job is over, and it may not know."""
     ledger.write(
         lambda db: db.execute(
@@ -122,7 +122,7 @@ def send_away(ledger: Ledger, owner: str) -> None:
     )
 
 
-def keep_job(ledger: Ledger, id_: str, sweep: str, content: str) -> None:
+def keep_job(ledger: Database, id_: str, sweep: str, content: str) -> None:
     """Keeps what workers are to do; what was kept under this id before is replaced."""
 
     def write(db: sa.Connection) -> None:
@@ -133,14 +133,14 @@ def keep_job(ledger: Ledger, id_: str, sweep: str, content: str) -> None:
     ledger.write(write)
 
 
-def find_job(ledger: Ledger, name: str) -> str | None:
+def find_job(ledger: Database, name: str) -> str | None:
     """The content of the job with this id, or of the latest one of the sweep with this name."""
     row = JOBS.c
     query = sa.select(row.content).where((row.id == name) | (row.sweep == name))
     return ledger.read(lambda db: db.execute(query.order_by(row.kept_ms.desc())).scalar())
 
 
-def jobs(ledger: Ledger, sweep: str) -> list[str]:
+def jobs(ledger: Database, sweep: str) -> list[str]:
     """The ids of all jobs of a sweep."""
     query = sa.select(JOBS.c.id).where(JOBS.c.sweep == sweep)
     return ledger.read(lambda db: list(db.execute(query).scalars()))

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.settings.machine import Machine
 from pipeline.study.claim import Claimant
 from pipeline.study.ledger import LeaseLost
-from pipeline.study.reopen import AtWork, to_reopen
+from pipeline.study.reopen import AtWork, Reopening, reopen, to_reopen
 from pipeline.vae.training import Training
 
 STATES = ["complete", "failed", "complete", "failed", "paused", "complete"]
@@ -42,10 +42,10 @@ def test_an_opened_trial_belongs_to_nobody_of_before(desk: Desk) -> None:
     leases = [begin(desk.ledger, STUDY, {"lr": 1.0}, until=3, owner=owner) for owner in "ab"]
     desk.ledger.finish(leases[0], "failed", curve(1), None, "a reason")
     with pytest.raises(AtWork):
-        desk.ledger.reopen(STUDY, [0], [])
+        reopen(desk.ledger, Reopening(STUDY, [0], []))
     assert desk.row(0).state == "failed"
     desk.complete(leases[1])
-    desk.ledger.reopen(STUDY, [0], [1])
+    reopen(desk.ledger, Reopening(STUDY, [0], [1]))
     for lease in leases:
         with pytest.raises(LeaseLost):
             desk.ledger.renew(lease)
@@ -61,11 +61,11 @@ def test_what_came_after_the_study_was_read_is_not_left_as_it_is(desk: Desk) -> 
     failed, seeing, known = [0], list[int](), 1
     desk.complete(desk.must_claim("b"))
     with pytest.raises(AtWork):
-        desk.ledger.reopen(STUDY, failed, seeing, known)
+        reopen(desk.ledger, Reopening(STUDY, failed, seeing, known))
     assert desk.row(0).state == "failed"
-    desk.ledger.reopen(STUDY, failed, [1], 2)
+    reopen(desk.ledger, Reopening(STUDY, failed, [1], 2))
     with pytest.raises(AtWork):  # someone was faster: the one that is open now keeps what it has
-        desk.ledger.reopen(STUDY, failed, [1], 2)
+        reopen(desk.ledger, Reopening(STUDY, failed, [1], 2))
 
 
 def retry(made: Sweep, number: int | None = None) -> list[str]:

@@ -20,9 +20,9 @@ from desk import PARAMETERS, STUDY, Desk, curve
 from postgres import Postgres
 from studies import begin
 
+from pipeline.study import database, patience, storage
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
-from pipeline.study import patience, storage
 from pipeline.study.claim import Claimant
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.patience import StorageAway, StorageError, is_passing, keep_trying
@@ -122,7 +122,7 @@ class TestALostAnswer:
                 pending.clear()
                 raise lost()
 
-        monkeypatch.setattr(ledger_module, "transaction", unlucky)
+        monkeypatch.setattr(database, "transaction", unlucky)
         return lambda: pending.append(True)
 
     def test_of_a_beginning(self, desk: Desk, lose: Callable[[], None]) -> None:

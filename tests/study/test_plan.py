@@ -27,7 +27,7 @@ from pipeline.results.states import State
 from pipeline.study.claim import Claimant, Reopened
 from pipeline.study.ledger import LeaseLost, Ledger
 from pipeline.study.plan import belonging
-from pipeline.study.reopen import to_reopen
+from pipeline.study.reopen import Reopening, reopen, to_reopen
 from pipeline.study.rows import Part, trials_of
 from pipeline.study.watch import Watch
 
@@ -209,7 +209,7 @@ class TestManyAtOnce:
         watch = self.watch(ledger)
         made = plan(watch, proposer(toy_space(**SMALL)))
         assert made
-        ledger.reopen(STUDY, [], [])
+        reopen(ledger, Reopening(STUDY, [], []))
         with pytest.raises(Reopened):
             ledger.begin(STUDY, made, Claimant("a"))
         assert ledger.parts(STUDY) == []
@@ -231,7 +231,7 @@ class TestRetry:
         assert failed == [next(p.number for p in parts if p.state == State.FAILED)]
         assert seeing == list(range(seeing[0], len(parts)))
         assert parts[seeing[0]].follows == failed[0]
-        ledger.reopen(STUDY, failed, seeing, len(parts))
+        reopen(ledger, Reopening(STUDY, failed, seeing, len(parts)))
         assert len(ledger.parts(STUDY)) == seeing[0]
         ledger.close()
         made = search(space, tmp_path, 3, timing=4, url=url, ends=complete)
@@ -266,7 +266,7 @@ class TestRetry:
             failed, seeing = to_reopen(ledger.parts(STUDY))
             if broken:
                 assert (failed, bool(seeing)) == ([5], True)
-                ledger.reopen(STUDY, failed, seeing)
+                reopen(ledger, Reopening(STUDY, failed, seeing))
                 broken.clear()
                 worker.watch.refresh()
         assert outcome(ledger.parts(STUDY)) == outcome(search(space, tmp_path, ends=complete))
@@ -289,7 +289,7 @@ class TestRetry:
             result = None if state == State.FAILED else {"nelbo_nats": 1.0}
             curve = [] if state == State.FAILED else [{"epoch": 1, "nelbo_nats": 1.0}]
             ledger.finish(lease, state, curve, result, "broken" if result is None else None)
-        ledger.reopen(STUDY, *to_reopen(ledger.parts(STUDY)))
+        reopen(ledger, Reopening(STUDY, *to_reopen(ledger.parts(STUDY))))
         again = ledger.claim(STUDY, Claimant("b"), budget=1)
         assert again
         assert again.token > leases[0].token

@@ -14,7 +14,7 @@ from pipeline.results.states import FINISHED, State
 from pipeline.study import transitions
 from pipeline.study.claim import MAX_STRIKES
 from pipeline.study.ledger import Lease, LeaseLost
-from pipeline.study.reopen import AtWork
+from pipeline.study.reopen import AtWork, Reopening, reopen
 from pipeline.study.transitions import Step
 
 Seen = tuple[State | None, int, int]  # a trial's state, token and strikes
@@ -33,12 +33,12 @@ def take_over(desk: Desk, lease: Lease) -> None:
     desk.claim("b", budget=1)
 
 
-def reopen(desk: Desk, lease: Lease) -> None:
+def open_again(desk: Desk, lease: Lease) -> None:
     """As one that failed, or as one that saw another fail."""
     expire(desk)
     states = [trial.state for trial in desk.ledger.trials(STUDY)]
     failed, seeing = ([0], []) if states == [State.FAILED] else ([], [0])
-    desk.ledger.reopen(STUDY, failed, seeing)
+    reopen(desk.ledger, Reopening(STUDY, failed, seeing))
 
 
 ACTS: dict[str, list[Act]] = {
@@ -56,7 +56,7 @@ ACTS: dict[str, list[Act]] = {
     ],
     "GIVE_BACK": [lambda desk, _: desk.ledger.release("a", blameless=True)],
     "STRIKE": [lambda desk, _: desk.ledger.release("a", blameless=False)],
-    "REOPEN": [reopen],
+    "REOPEN": [open_again],
 }
 PLACES = [None, *State]
 

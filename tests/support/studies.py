@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.claim import Claimant, Plan
 from pipeline.study.ledger import Lease, Ledger
+from pipeline.study.look import look_at
 from pipeline.study.rows import Part, Trial
 
 SPACE: dict[str, Any] = {
@@ -71,7 +72,8 @@ def begin(
 def next_trial(ledger: Ledger, study: str, parameters: dict[str, Any], until: int) -> Plan:
     """The next trial of a study as one part."""
     number = len(ledger.parts(study))
-    return Plan(number, number, 0, until, 0, None, 1, parameters, [], ledger.reopened(study))
+    reopened = look_at(ledger, study, number, []).reopened
+    return Plan(number, number, 0, until, 0, None, 1, parameters, [], reopened)
 
 
 def next_lease(
