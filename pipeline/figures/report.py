@@ -140,7 +140,7 @@ def _hyperparameters(space: Space, chosen: dict[str, Any]) -> str:
     read = {
         name: value
         for name, value in full.items()
-        if full["family"] in space.kind.readers.get(name, (full["family"],))
+        if space.reads(full["family"], name)
         and (name not in space.searched or space.searched[name].active(full))
     }
     rows: list[list[str | Cell]] = [

@@ -113,6 +113,10 @@ class Space(Section):
         """The hyperparameters that a trial of it has."""
         return kind_of(self._families, self.sources)
 
+    def reads(self, family: str, name: str) -> bool:
+        """Whether a hyperparameter says anything to a model of this family."""
+        return family in self.kind.readers.get(name, (family,))
+
     def hyperparameters(self, chosen: dict[str, Value]) -> Hyperparameters:
         """The full setting of a trial: chosen over fixed over defaults."""
         return self.kind(**{**self.fixed, **chosen})

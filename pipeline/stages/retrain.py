@@ -36,7 +36,7 @@ from pipeline.study.receipt import left_out, write_studies
 from pipeline.study.rows import Trial
 from pipeline.study.winner import Candidate, choose
 from pipeline.work.cards import granted
-from pipeline.work.crew import run_studies
+from pipeline.work.crew import Crew
 from pipeline.work.gate import undertrained
 from pipeline.work.trainings import Trainer
 from pipeline.work.weights import fetch_weights, image_by_image, make_weights
@@ -65,7 +65,7 @@ def run(
     for study in studies:
         ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
     parameters = {s.id: e["parameters"] for s, e in zip(studies, entries, strict=True)}
-    run_studies("retrain", space, machine, paths, ledger, studies, parameters, late)
+    Crew("retrain", space, machine, paths, ledger, studies, parameters, late).work()
     trials = [ledger.trials(study.id, range(study.budget)) for study in studies]
     race = race_of(space, [entry["parameters"] for entry in entries], trials)
     runs = used(space, race, trials)

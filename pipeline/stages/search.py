@@ -27,7 +27,7 @@ from pipeline.study.receipt import left_out, write_studies
 from pipeline.study.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.study.watch import Watch, most_trials
-from pipeline.work.crew import run_studies
+from pipeline.work.crew import Crew
 from pipeline.work.gate import undertrained
 from pipeline.work.own import check_own
 
@@ -50,8 +50,9 @@ def run(
                      manifest["counts"]["train"])  # fmt: skip
     news = _news(space, study, ledger, kept)
     ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
-    run_studies("search", space, machine, paths, ledger, [study], {}, late, news,
-                kept.informing)  # fmt: skip
+    crew = Crew("search", space, machine, paths, ledger, [study], late=late, news=news,
+                informing=kept.informing)  # fmt: skip
+    crew.work()
     parts = belonging(space, ledger.parts(study.id))
     trials = trials_of(parts)
     best = _best(space, study, parts)

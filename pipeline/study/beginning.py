@@ -186,17 +186,11 @@ def fit(
             chosen[name] = theirs[name]
     ours = space.hyperparameters(chosen).model_dump()
     for name, value in ours.items():
-        if _reads(space, trial.family, name) and theirs[name] != value:
+        if space.reads(trial.family, name) and theirs[name] != value:
             return None, name
     if not rule(chosen):
         return None, "search.constraints"
     return (chosen, "") if _ends(space, trial, chosen, planner) else (None, "search.pruner")
-
-
-def _reads(space: Space, family: str, name: str) -> bool:
-    """Whether a hyperparameter says anything to a model of this family."""
-    readers = space.kind.readers.get(name)
-    return readers is None or family in readers
 
 
 def _ends(space: Space, trial: Kept, chosen: dict[str, Value], planner: Planner) -> bool:

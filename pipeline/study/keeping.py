@@ -10,9 +10,9 @@ from pipeline.seeds import trial_seed
 from pipeline.settings.own_family import kind_of, named
 from pipeline.settings.own_files import SOURCES, Source
 from pipeline.study.kept import Kept, Line, Origin, identity, settled
-from pipeline.study.numerics import PROPOSALS
+from pipeline.study.numerics import of_training
 from pipeline.study.receipt import part_record
-from pipeline.study.rows import Part
+from pipeline.study.rows import Part, by_trial
 
 
 def origin_of(study: str, spec: dict[str, Any]) -> Origin:
@@ -38,16 +38,12 @@ def kept_of(origin: Origin, seed: int, parts: Sequence[Part]) -> list[Kept]:
 
     `seed` is that of the search. One that the study has itself begun with keeps its own.
     """
-    first: dict[int, Part] = {}
-    last: dict[int, Part] = {}
-    for part in parts:
-        first.setdefault(part.trial, part)
-        if part.state != State.RUNNING:
-            last[part.trial] = part
-    return [
-        Kept(origin, _line(part, (first[number].kept or {}).get("seed"), seed))
-        for number, part in sorted(last.items())
-    ]
+    found = []
+    for own in by_trial(parts).values():
+        seed_of_its_own = (own[0].kept or {}).get("seed")
+        if ended := [part for part in own if part.state != State.RUNNING]:
+            found.append(Kept(origin, _line(ended[-1], seed_of_its_own, seed)))
+    return found
 
 
 def merged(tables: Iterable[Sequence[Kept]]) -> list[Kept]:
@@ -77,8 +73,6 @@ def contradictions(tables: Iterable[Sequence[Kept]]) -> Iterator[str]:
 
 def _line(part: Part, own_seed: int | None, seed: int) -> Line:
     record = part_record(part)
-    arithmetic = dict(part.meta.get("arithmetic") or {})
-    arithmetic.pop(PROPOSALS, None)  # of which a training does not depend
     return Line(
         study=part.study,
         number=part.trial,
@@ -87,6 +81,6 @@ def _line(part: Part, own_seed: int | None, seed: int) -> Line:
         parameters=record["parameters"] or {},
         result=record["result"],
         reason=record["reason"],
-        arithmetic=arithmetic,
+        arithmetic=of_training(part.meta),
         curve=record["curve"],
     )

@@ -29,6 +29,12 @@ def of_proposals() -> dict[str, str]:
     return {PROPOSALS: f"{versions}, {_instructions()}, sums {_digest()}"}
 
 
+def of_training(meta: dict[str, Any]) -> dict[str, str]:
+    """The arithmetic that a trial with this `meta` was trained with; proposals are none of it."""
+    arithmetic = meta.get("arithmetic") or {}
+    return {key: value for key, value in arithmetic.items() if key != PROPOSALS}
+
+
 def _instructions() -> str:
     """Those of which numpy has kernels beyond its baseline, and which are not switched off."""
     # What numpy.show_runtime prints.

@@ -145,10 +145,15 @@ def trials_of(parts: Iterable[Part]) -> list[Trial]:
 
     One that has gone on from a rung keeps its result there until the next part has ended.
     """
-    by_trial: dict[int, list[Part]] = defaultdict(list)
+    return [_trial(number, own) for number, own in by_trial(parts).items()]
+
+
+def by_trial(parts: Iterable[Part]) -> dict[int, list[Part]]:
+    """The parts of each trial, in the order of the trials."""
+    found: dict[int, list[Part]] = defaultdict(list)
     for part in parts:
-        by_trial[part.trial].append(part)
-    return [_trial(number, own) for number, own in sorted(by_trial.items())]
+        found[part.trial].append(part)
+    return dict(sorted(found.items()))
 
 
 def _trial(number: int, parts: list[Part]) -> Trial:

@@ -60,14 +60,11 @@ def ask(study: Study, sampler: BaseSampler, searched: dict[str, Domain]) -> dict
 
 
 def _suggest(trial: Trial, name: str, domain: Domain) -> Value:
+    known: Any = distribution(domain)
     if isinstance(domain, Choices):
-        texts = [json.dumps(choice) for choice in domain.choices]
-        return json.loads(trial.suggest_categorical(name, texts))
-    if domain.integer:
-        return trial.suggest_int(
-            name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1)
-        )
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+        return json.loads(trial.suggest_categorical(name, known.choices))
+    suggest = trial.suggest_int if domain.integer else trial.suggest_float
+    return suggest(name, known.low, known.high, log=known.log, step=known.step)
 
 
 def _without_conditional(sampler: BaseSampler, searched: dict[str, Domain]) -> BaseSampler:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -43,45 +43,28 @@ LEAVE_SECONDS = 10.0  # workers leave by themselves when all trials are finished
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of a worker
 
 
-def run_studies(
-    stage: str,
-    space: Space,
-    machine: Machine,
-    paths: Paths,
-    ledger: Ledger,
-    studies: list[Study],
-    candidates: dict[str, dict[str, Value]],
-    late: Callable[[], bool] | None = None,
-    news: Sequence[str] = (),
-    informing: Sequence[dict[str, Value]] = (),
-) -> None:
-    """Works on `studies` until every trial is finished; says `news` when it is its turn. A search
-    tries the `informing` settings early.
-
-    Raises UserError if another process works on them here; Interrupted on Ctrl-C, SIGTERM or
-    SIGHUP; OutOfTime at `machine.until`, and once it is `late`.
-    """
-    _Crew(stage, space, machine, paths, ledger, studies, candidates, late, news, informing).work()
-
-
 @dataclass(frozen=True)
-class _Crew:
+class Crew:
+    """Workers on some studies, until every trial is finished."""
+
     stage: str
     space: Space
     machine: Machine
     paths: Paths
     ledger: Ledger
     studies: list[Study]
-    candidates: dict[str, dict[str, Value]]
-    late: Callable[[], bool] | None
-    news: Sequence[str]
-    informing: Sequence[dict[str, Value]]
+    candidates: dict[str, dict[str, Value]] = field(default_factory=dict)  # see `Job`
+    late: Callable[[], bool] | None = None  # whether its share of the time is used up
+    news: Sequence[str] = ()  # that it says when it is its turn
+    informing: Sequence[dict[str, Value]] = ()  # settings that a search tries early
 
     @property
     def folder(self) -> Path:
         return self.paths.study(self.studies[0].id)
 
     def work(self) -> None:
+        """Raises UserError if another process works on them here; Interrupted on Ctrl-C, SIGTERM or
+        SIGHUP; OutOfTime at `machine.until`, and once it is `late`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         title = f"{self.stage} {self.space.name}"
         requests = stop_requests(self.machine.until, self.late)

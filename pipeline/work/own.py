@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.settings.hyperparameters import Choices, Domain, Value
@@ -67,13 +66,11 @@ def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
         kind = (record["family"], re.sub(r"[0-9]+", "", fault or ""))  # whatever the sizes
         if fault is not None and kind not in known:
             known.add(kind)
-            own = (name for name in space.kind.of_the_model() if _reads(space, record, name))
+            own = (
+                name for name in space.kind.of_the_model() if space.reads(record["family"], name)
+            )
             values = ", ".join(f"{name} {record[name]}" for name in own if name != "family")
             yield f"{record['family']} ({values}): {fault}"
-
-
-def _reads(space: Space, record: dict[str, Any], name: str) -> bool:
-    return record["family"] in space.kind.readers.get(name, (record["family"],))
 
 
 def _settings(space: Space) -> Iterator[dict[str, Value]]:

@@ -78,7 +78,8 @@ class Pool:
         """Starts all."""
         self._logs.mkdir(parents=True, exist_ok=True)
         for index in range(self._size):
-            self._slots.append(self._start(index, self._logs / f"worker-{index}.log"))
+            log = self._logs / f"worker-{index}.log"
+            self._slots.append(_Slot(index, self._spawn(index, log, []), log))
 
     def alive(self) -> int:
         """Replaces the dead; how many are still at work.
@@ -144,9 +145,6 @@ class Pool:
             if slot.process.stdin:
                 with contextlib.suppress(OSError):
                     slot.process.stdin.close()
-
-    def _start(self, index: int, log: Path) -> _Slot:
-        return _Slot(index, self._spawn(index, log, []), log)
 
     def _spawn(self, index: int, log: Path, more: list[str]) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:

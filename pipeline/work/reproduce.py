@@ -20,6 +20,18 @@ def train_again(trainer: Trainer, study: Study, trial: Trial) -> str:
     assert trial.parameters is not None
     seed = trial.kept["seed"] if trial.kept else None
     training = trainer.new_training(study, trial.number, trial.parameters, seed)
+    if other := _other_epoch(trainer, trial, training) or _other_end(trainer, trial, training):
+        return f"{other}{elsewhere(trial, trainer.device)}"
+    came_out = outcome(training)
+    stated = trial.result or {}  # of a run that was dropped, without its number of weights
+    if any(stated.get(key, value) != value for key, value in came_out.items()):
+        return f"trial {trial.number} differs in its result, which is {came_out}"
+    paused = ", after which it is paused" if trial.state == State.PAUSED else ""
+    return f"trial {trial.number} is identical in all {len(trial.curve)} epochs{paused}"
+
+
+def _other_epoch(trainer: Trainer, trial: Trial, training: Training) -> str | None:
+    """Which of the epochs does not come out as recorded."""
     try:
         for _ in trial.curve:
             with trainer.failures():
@@ -28,18 +40,8 @@ def train_again(trainer: Trainer, study: Study, trial: Trial) -> str:
         return (
             f"trial {trial.number} differs first in epoch {len(training.records) + 1}: it fails"
             f" ({str(error).splitlines()[0]}), but was recorded"
-            f"{elsewhere(trial, trainer.device)}"
         )
-    if other := difference(trial, training.records):
-        return f"{other}{elsewhere(trial, trainer.device)}"
-    if other := _other_end(trainer, trial, training):
-        return f"{other}{elsewhere(trial, trainer.device)}"
-    came_out = outcome(training)
-    stated = trial.result or {}  # of a run that was dropped, without its number of weights
-    if any(stated.get(key, value) != value for key, value in came_out.items()):
-        return f"trial {trial.number} differs in its result, which is {came_out}"
-    paused = ", after which it is paused" if trial.state == State.PAUSED else ""
-    return f"trial {trial.number} is identical in all {len(trial.curve)} epochs{paused}"
+    return difference(trial, training.records)
 
 
 def _other_end(trainer: Trainer, trial: Trial, training: Training) -> str | None:

@@ -20,7 +20,7 @@ from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.clock import cost_of
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
-from pipeline.study.numerics import PROPOSALS
+from pipeline.study.numerics import of_training
 from pipeline.work.cards import granted
 from pipeline.work.causes import Cause, cause, has_room
 from pipeline.work.gate import broken
@@ -175,14 +175,12 @@ def name_of(study: str, number: int, parameters: dict[str, Value], meta: dict[st
     Study and number imply the data, the seed and all settings; `meta` is that of the worker: with
     other arithmetic a training is another one. What proposals depend on is none of its business.
     """
-    arithmetic = dict(meta.get("arithmetic") or {})
-    arithmetic.pop(PROPOSALS, None)
     identity = {
         "study": study,
         "number": number,
         "parameters": parameters,
         "semantics": TRAINING_SEMANTICS,
-        "arithmetic": arithmetic or None,
+        "arithmetic": of_training(meta) or None,
     }
     return json.dumps(identity, sort_keys=True)
 

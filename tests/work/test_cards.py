@@ -248,17 +248,17 @@ def test_a_worker_leaves_before_its_next_part_when_a_neighbour_comes(
     box += [Gpu("a")]
     assert cards.granted("idle") == "cuda"
     box[0].processes = [(MINE, 30)]
-    run = Worker._run
+    run = Worker.run
 
     def then_one_comes(self: Worker, *arguments: Any) -> None:
         run(self, *arguments)
         box[0].processes.append((OTHER, 30))
 
-    monkeypatch.setattr(Worker, "_run", then_one_comes)
+    monkeypatch.setattr(Worker, "run", then_one_comes)
     assert tiny.worker().work() == MOVES
     (part,) = tiny.trials()
     assert (part.owner, part.strikes) == (None, 0)
     box[0].processes.pop()
-    monkeypatch.setattr(Worker, "_run", run)
+    monkeypatch.setattr(Worker, "run", run)
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()

@@ -48,7 +48,7 @@ def run_crew(made: Sweep, machine: Machine | None = None) -> None:
     study, ledger = made.study, made.ledger
     ledger.open_study(study.id, "tiny", study.kind, study.spec)
     machine = machine or made.machine()
-    crew.run_studies("search", made.space, machine, made.paths, ledger, [study], {})
+    crew.Crew("search", made.space, machine, made.paths, ledger, [study]).work()
 
 
 def claim(made: Sweep, owner: str) -> Lease:
