@@ -16,7 +16,7 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
 from pipeline.study.claim import Lease
 from pipeline.study.schema import TRIALS, WEIGHTS, arithmetic_key
-from pipeline.study.storage import is_sqlite
+from pipeline.study.storage import insert
 
 Mark = tuple[int, str, int]  # of a trial: tokens of its parts, state, most epochs ever reported
 Record = dict[str, Any]  # one epoch: epoch, nelbo_nats, recon_nats, kl_nats, ...
@@ -105,10 +105,7 @@ def kept_row(part: Part, now_ms: int) -> dict[str, Any]:
 
 def insert_once(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
     """Inserts unless another host was faster."""
-    from sqlalchemy.dialects import postgresql, sqlite
-
-    dialect = sqlite if is_sqlite(db) else postgresql
-    db.execute(dialect.insert(table).values(row).on_conflict_do_nothing())
+    db.execute(insert(db, table).values(row).on_conflict_do_nothing())
 
 
 def is_recorded(db: sa.Connection, this: Any, token: int, values: dict[str, Any]) -> bool:

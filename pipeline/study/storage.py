@@ -110,6 +110,13 @@ def is_sqlite(db: sa.Connection) -> bool:
     return db.dialect.name == "sqlite"
 
 
+def insert(db: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that may say what is to be done on a conflict."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    return (sqlite if is_sqlite(db) else postgresql).insert(table)
+
+
 def clock(db: sa.Connection) -> float:
     """The clock in seconds that leases are measured by: one for all hosts of a PostgreSQL."""
     if is_sqlite(db):

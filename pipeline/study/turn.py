@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.study.claim import FARTHEST_SECONDS
 from pipeline.study.database import Database
 from pipeline.study.patience import StorageAway
 from pipeline.study.schema import TURNS
-from pipeline.study.storage import clock, is_sqlite
+from pipeline.study.storage import clock, insert
 
 TURN_SECONDS = 60.0
 
@@ -41,10 +40,10 @@ def take_turn(ledger: Database, name: str, owner: str, dead: Callable[[str], boo
 def take_free(db: sa.Connection, name: str, owner: str, seconds: float) -> bool:
     """Takes a turn that is nobody's or has run out, or goes on with one's own, in one statement."""
     row, now = TURNS.c, clock(db)
-    insert = (sqlite if is_sqlite(db) else postgresql).insert(TURNS)
     values = {"owner": owner, "expires": now + seconds}
     over = (row.expires <= now) | (row.expires > now + FARTHEST_SECONDS)
-    mine = insert.values(name=name, **values).on_conflict_do_update(
+    taken = insert(db, TURNS).values(name=name, **values)
+    mine = taken.on_conflict_do_update(
         index_elements=[row.name], set_=values, where=over | (row.owner == owner)
     )
     return db.execute(mine.returning(row.owner)).first() is not None

@@ -118,7 +118,7 @@ class Crew:
             launcher.start()
             seen = self.ledger.impatient()  # it looks again soon, and hears signals meanwhile
             with Progress(self.stage, self.space, seen, self.studies) as progress:
-                _watch(launcher, stop, progress, self._look, self._leaves)
+                self._watch(launcher, stop, progress)
         except WorkersKeepDying as error:
             raise RuntimeError(str(error)) from None
         finally:
@@ -126,6 +126,29 @@ class Crew:
                 launcher.kill()
             with suppress(StorageAway):  # then their leases run out
                 release_the_dead(self.ledger.impatient())
+
+    def _watch(self, launcher: Launcher, stop: Stop, progress: Progress) -> None:
+        """Until all workers have left, those apart that stand still when nothing is left to do; or
+        until this command leaves them."""
+        told, over, wish, due = False, False, "", time.monotonic() + LEAVE_SECONDS
+        while launcher.alive():
+            progress.update()
+            if time.monotonic() > due:
+                if over:
+                    return
+                (over, wish), due = self._look(), time.monotonic() + LEAVE_SECONDS
+            if stop.asked and not told:
+                if self._leaves(stop):
+                    return
+                progress.say("stopping after this epoch; once more to leave at once")
+                launcher.stop()
+                told = True
+            if stop.urgent:
+                return
+            if not told:
+                progress.say(wish or launcher.note)
+            time.sleep(POLL_SECONDS)
+        progress.update()
 
     def _leaves(self, stop: Stop) -> bool:
         """Whether the workers go on without this command: it comes back and finds them."""
@@ -220,36 +243,6 @@ def _say_threads(title: str) -> None:
                 " `workers` in machine.yaml",
                 file=sys.stderr,
             )
-
-
-def _watch(
-    launcher: Launcher,
-    stop: Stop,
-    progress: Progress,
-    look: Callable[[], tuple[bool, str]],
-    leaves: Callable[[Stop], bool],
-) -> None:
-    """Until all workers have left, those apart that stand still when nothing is left to do; or
-    until this command `leaves` them."""
-    told, over, wish, due = False, False, "", time.monotonic() + LEAVE_SECONDS
-    while launcher.alive():
-        progress.update()
-        if time.monotonic() > due:
-            if over:
-                return
-            (over, wish), due = look(), time.monotonic() + LEAVE_SECONDS
-        if stop.asked and not told:
-            if leaves(stop):
-                return
-            progress.say("stopping after this epoch; once more to leave at once")
-            launcher.stop()
-            told = True
-        if stop.urgent:
-            return
-        if not told:
-            progress.say(wish or launcher.note)
-        time.sleep(POLL_SECONDS)
-    progress.update()
 
 
 @contextmanager

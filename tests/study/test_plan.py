@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -181,14 +183,18 @@ class TestBudgets:
 class TestManyAtOnce:
     """What two workers do that have come to the same plan."""
 
+    @pytest.fixture
+    def ledger(self, storage: str) -> Iterator[Ledger]:
+        with closing(Ledger(storage)) as ledger:
+            ledger.open_study(STUDY, "toy", "search", {})
+            yield ledger
+
     def watch(self, ledger: Ledger) -> Watch:
         watch = Watch(ledger, toy_study(toy_space(**SMALL)), toy_space(**SMALL))
         watch.refresh()
         return watch
 
-    def test_one_begins_it(self, storage: str) -> None:
-        ledger = Ledger(storage)
-        ledger.open_study(STUDY, "toy", "search", {})
+    def test_one_begins_it(self, ledger: Ledger) -> None:
         first, second = self.watch(ledger), self.watch(ledger)
         plans = [plan(watch, proposer(toy_space(**SMALL))) for watch in (first, second)]
         assert plans[0]
@@ -201,11 +207,8 @@ class TestManyAtOnce:
         again = plan(second, proposer(toy_space(**SMALL)))
         assert again
         assert again.number == 1
-        ledger.close()
 
-    def test_a_plan_of_before_a_re_opening_is_void(self, storage: str) -> None:
-        ledger = Ledger(storage)
-        ledger.open_study(STUDY, "toy", "search", {})
+    def test_a_plan_of_before_a_re_opening_is_void(self, ledger: Ledger) -> None:
         watch = self.watch(ledger)
         made = plan(watch, proposer(toy_space(**SMALL)))
         assert made
@@ -217,7 +220,6 @@ class TestManyAtOnce:
         fresh = plan(watch, proposer(toy_space(**SMALL)))
         assert fresh
         assert ledger.begin(STUDY, fresh, Claimant("a"))
-        ledger.close()
 
 
 class TestRetry:

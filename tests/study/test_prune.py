@@ -96,46 +96,42 @@ class TestPercentile:
         assert not prunes(search, [3.0], complete([3.0]))
 
 
+@pytest.mark.parametrize("pruner", PRUNERS)
 class TestAlways:
     OTHERS = complete(*[[1.0] * 20] * 8)
 
-    def test_none_never_prunes(self) -> None:
-        for pruner in ("none", "rungs"):
-            assert not any(prunes(rules(pruner), [9.0] * e, self.OTHERS) for e in range(1, 21))
-
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_before_the_end_of_the_kl_warm_up(self, pruner: str) -> None:
         search = rules(pruner)
         pruned = [e for e in range(1, 20) if prunes(search, [9.0] * e, self.OTHERS, first_epoch=7)]
         assert pruned[0] == 7
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_before_min_epochs(self, pruner: str) -> None:
         search = rules(pruner, min_epochs=3)
         pruned = [e for e in range(1, 20) if prunes(search, [9.0] * e, self.OTHERS)]
         assert pruned[0] == 3
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_after_the_last_epoch(self, pruner: str) -> None:
         search = rules(pruner, epochs=9)
         assert not prunes(search, [9.0] * 9, self.OTHERS)
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_before_the_first_epoch(self, pruner: str) -> None:
         assert not prunes(rules(pruner), [], self.OTHERS, first_epoch=0)
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_without_others(self, pruner: str) -> None:
         assert not any(prunes(rules(pruner), [9.0] * e, []) for e in range(1, 20))
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_not_when_all_are_equal(self, pruner: str) -> None:
         assert not any(prunes(rules(pruner), [1.0] * e, self.OTHERS) for e in range(1, 20))
 
-    @pytest.mark.parametrize("pruner", PRUNERS)
     def test_more_min_epochs_than_epochs_never_prunes(self, pruner: str) -> None:
         search = rules(pruner, min_epochs=30)
         assert not any(prunes(search, [9.0] * e, self.OTHERS) for e in range(1, 21))
+
+
+def test_none_never_prunes() -> None:
+    others = TestAlways.OTHERS
+    for pruner in ("none", "rungs"):
+        assert not any(prunes(rules(pruner), [9.0] * e, others) for e in range(1, 21))
 
 
 def optuna_decisions(
