@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import STEADY
 from worked import Worked
 
 from pipeline.record import INPUTS
@@ -29,8 +30,6 @@ CASES = st.tuples(
     st.sampled_from(FILES), st.lists(SPLICES, min_size=1, max_size=3), st.sampled_from(COMMANDS)
 )
 Case = tuple[str, list[tuple[float, int, bytes]], str]
-STEADY = settings(derandomize=True, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import STEADY
 from test_space_errors import EVERYTHING, places, put
 
 from pipeline.errors import UserError
@@ -36,8 +37,6 @@ SPLICES = st.lists(
     st.tuples(st.integers(0, 800), st.integers(0, 9), st.binary(max_size=4)), min_size=1, max_size=3
 )
 FAST, SLOW = 120, 1500  # examples
-STEADY = settings(derandomize=True, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
 
 
 def change(raw: dict[str, Any], where: int, how: str, name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steady import STEADY
 
 from pipeline.study.clock import Clock, Place
 
@@ -24,6 +25,7 @@ def by_hand(durations: list[int], workers: int) -> list[Place]:
     return places
 
 
+@STEADY
 @given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 6), st.integers(0, 9))
 def test_places_are_those_of_real_workers_whoever_ends_first(
     durations: list[int], workers: int, seed: int

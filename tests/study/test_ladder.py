@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from steady import STEADY
 
 from pipeline.study.ladder import Ladder
 
@@ -64,6 +65,7 @@ def test_a_trial_begins_with_the_first_rung_that_says_something() -> None:
     assert [ladder.first(epoch) for epoch in (1, 2, 3, 5, 8, 9)] == [1, 2, 4, 8, 8, 8]
 
 
+@STEADY
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=60), st.integers(2, 4))
 def test_whoever_goes_on_is_the_best_of_those_who_may(
     moves: list[tuple[int, int]], factor: int
