@@ -264,21 +264,18 @@ class Ledger(Database):
             query = query.where(TRIALS.c.study == study)
         return sorted({row.owner for row in self.rows(query)})
 
-    def parts(self, study: str, first: int = 0, also: Sequence[int] = ()) -> list[Part]:
-        """The parts from `first` on, and these, in order; without those that are to be planned
+    def parts(self, study: str, among: Collection[int] | None = None) -> list[Part]:
+        """The parts of all trials or of these, in order; without those that are to be planned
         anew."""
-        row = TRIALS.c
-        these = (row.number >= first) | row.number.in_(list(also)) if also else row.number >= first
-        query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None), these)
-        return [part_of(row) for row in self.rows(query.order_by(TRIALS.c.number))]
-
-    def trials(self, study: str, among: Collection[int] | None = None) -> list[Trial]:
-        """The trials (or these) in order; each is what its last part has come to."""
         row = TRIALS.c
         query = sa.select(TRIALS).where(row.study == study, row.starts.is_not(None))
         if among is not None:
             query = query.where(row.trial.in_(list(among)))
-        return trials_of(map(part_of, self.rows(query.order_by(row.number))))
+        return [part_of(row) for row in self.rows(query.order_by(row.number))]
+
+    def trials(self, study: str, among: Collection[int] | None = None) -> list[Trial]:
+        """The trials (or these) in order; each is what its last part has come to."""
+        return trials_of(self.parts(study, among))
 
     def forget(self, study: str) -> None:
         """Deletes a study and its trials, unless somebody holds one of them."""

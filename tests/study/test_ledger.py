@@ -68,14 +68,12 @@ class TestRecords:
         assert ended.finished_ms is not None
         assert ended.finished_ms >= ended.started_ms > 1_600_000_000_000
 
-    def test_some_trials_or_parts_in_order(self, desk: Desk) -> None:
+    def test_some_trials_in_order(self, desk: Desk) -> None:
         for owner in "abcd":
             desk.must_claim(owner)
         some = (None, [1, 2], [3], [])
         numbers = [[t.number for t in desk.ledger.trials(STUDY, among)] for among in some]
         assert numbers == [[0, 1, 2, 3], [1, 2], [3], []]
-        parts = [[p.number for p in desk.ledger.parts(STUDY, *r)] for r in ((), (2,), (3, [1]))]
-        assert parts == [[0, 1, 2, 3], [2, 3], [1, 3]]
 
     def test_an_opened_study_stays_as_it_is(self, desk: Desk) -> None:
         desk.ledger.open_study(STUDY, "tiny", "search", {"a": 2})
