@@ -16,7 +16,7 @@ from pipeline.study.workers import Presence
 from pipeline.vae.steps import EagerSteps
 from pipeline.vae.training import Training
 from pipeline.work import checkpoints, trial
-from pipeline.work.worker import INTERRUPTED
+from pipeline.work.worker import INTERRUPTED, Worker
 
 
 def test_a_zombie_writes_no_checkpoint_over_its_successors(
@@ -84,6 +84,16 @@ def test_a_zombie_that_writes_weights_after_its_successor_writes_the_same(
     assert len(set(weights().values())) == 3  # the best epoch is neither the first nor the last
 
 
+def leave(worker: Worker, *, killed: bool) -> None:
+    """Works until it is killed, and given up by who sees that, or is told to stop."""
+    if not killed:
+        assert worker.work() == INTERRUPTED
+        return
+    with pytest.raises(Killed):
+        worker.work()
+    worker._ledger.release(worker.who.owner, blameless=True)
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_epochs_that_were_not_saved_are_trained_again(
     dies: bool, tiny: Sweep, undisturbed: Sweep, monkeypatch: pytest.MonkeyPatch
@@ -98,12 +108,7 @@ def test_epochs_that_were_not_saved_are_trained_again(
         worker.stopping = True
 
     at_epoch(monkeypatch, 2, end)
-    if dies:
-        with pytest.raises(Killed):
-            worker.work()
-        worker._ledger.release(worker.who.owner, blameless=True)
-    else:
-        assert worker.work() == INTERRUPTED
+    leave(worker, killed=dies)
     (before,) = tiny.trials()
     load = checkpoints.Checkpoints.load
 
@@ -231,12 +236,7 @@ def test_a_long_epoch_goes_on_after_its_last_saved_step(
         take(steps, number)
 
     monkeypatch.setattr(EagerSteps, "take", counted)
-    if ends == "killed":
-        with pytest.raises(Killed):
-            worker.work()
-        worker._ledger.release(worker.who.owner, blameless=True)
-    else:
-        assert worker.work() == INTERRUPTED
+    leave(worker, killed=ends == "killed")
     assert taken == [0, 1]
     assert tiny.worker().work() == 0
     assert taken[2:4] == ([1, 2] if ends == "killed" else [2, 3])
