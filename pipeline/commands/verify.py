@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.study.ledger import Ledger
-    from pipeline.tracking.run import Run
 
 LAST = {  # what a person looks for of a stage
     "retrain": "retrain/winner.json",
@@ -78,25 +77,34 @@ def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None
 def _mlflow(audit: Audit, book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
     from pipeline.sync.lag import sent_runs
     from pipeline.sync.sweep import Sweep
-    from pipeline.tracking.compare import differences
+    from pipeline.tracking.compare import Stated, differences
+    from pipeline.tracking.cursor import Sent
+    from pipeline.tracking.run import Run
     from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 
     be_patient()
     name, store = book.space.name, store_of(machine, book.paths)
     sent = sent_runs(store, name)
-    runs = Sweep(book.space, book.paths, ledger).changes()
+    sweep = Sweep(book.space, book.paths, ledger)
+    runs = sweep.changes()
 
-    def is_late(run: Run) -> bool:
-        return run.mark is None or run.key not in sent or sent[run.key].mark != run.mark
+    def late(run: Run) -> Stated | None:
+        known = sent.get(run.key, Sent(""))
+        return None if run.mark is not None and known.mark == run.mark else known.stated
 
     try:
-        behind, found = differences(store.uri, name, runs, is_late)
+        behind, found = differences(store.uri, name, runs, late)
     except MirrorUnavailable as error:
         raise UserError(f"{error}, or leave it out with --no-mlflow") from None
+    # Of what went on meanwhile, MLflow may have been read later than the record.
+    marks = {run.key: run.mark for run in runs}
+    for run in sweep.changes() if found else ():
+        if run.parent is None or run.mark != marks.get(run.key):
+            behind |= {run.key} if found.pop(run.key, []) else set()
     if behind:
-        runs_ = f"{behind} run{'s' * (behind > 1)}"
+        runs_ = f"{len(behind)} run{'s' * (len(behind) > 1)}"
         audit.notes.append(f"MLflow is behind: {runs_}: `python -m pipeline sync {name}`")
-    yield from found
+    yield from (line for lines in found.values() for line in lines)
 
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:

@@ -27,21 +27,27 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     if machine.tracking == "none":
         return ""
     paths = Paths(root, space.name)
-    marks = Sweep(space, paths, ledger).marks()
+    sweep = Sweep(space, paths, ledger)
+    marks = sweep.marks()
     if not marks:
         return ""
     store = store_of(machine, paths)
     db = sqlite_file(store.uri)
-    if db and (moved := _elsewhere(db, space.name, store)):
-        return moved
-    runs, epochs = behind(marks, sent_runs(store, space.name))
-    if not runs:
+    if db and (elsewhere := _elsewhere(db, space.name, store)):
+        return elsewhere
+    sent = sent_runs(store, space.name)
+    lacks, epochs = behind(marks, sent)
+    # Who said that a run is at work may have been killed with it.
+    keys = {*marks, *map(sweep.key, sweep.studies)} & sent.keys()
+    lacks |= {key for key in keys if sent[key].status == "RUNNING" and not sent[key].deleted}
+    if not lacks:
         if db:
             return f"MLflow has all {len(marks)} runs of {space.name}"
         return f"MLflow was sent all {len(marks)} runs of {space.name} (the server is not asked)"
     return (
-        f"MLflow lacks {epochs} epochs, {runs} of {len(marks)} runs of {space.name} are not up to"
-        f" date: `python -m pipeline sync {space.name}`, unless the sweep is running"
+        f"MLflow lacks {epochs} epochs, {len(lacks)} of {len(marks.keys() | lacks)} runs of"
+        f" {space.name} are not up to date: `python -m pipeline sync {space.name}`, unless the"
+        " sweep is running"
     )
 
 
@@ -81,9 +87,9 @@ def _looked_up(db: Path, query: str, *values: str | int) -> tuple[Any, ...] | No
     return row
 
 
-def behind(marks: dict[str, Mark], sent: dict[str, Sent]) -> tuple[int, int]:
-    """How many runs have moved since they were sent, and how many epochs these have gained."""
+def behind(marks: dict[str, Mark], sent: dict[str, Sent]) -> tuple[set[str], int]:
+    """Which runs have moved since they were sent, and how many epochs these have gained."""
     known = {key: sent[key].mark for key in marks if key in sent}
     moved = {key: mark for key, mark in marks.items() if known.get(key) != list(mark)}
     epochs = sum(max(mark[2] - (known.get(key) or (0, "", 0))[2], 0) for key, mark in moved.items())
-    return len(moved), epochs
+    return set(moved), epochs

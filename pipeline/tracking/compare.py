@@ -3,7 +3,8 @@
 A run is *late* if the mirror has not sent its record as it is now, or cannot tell. Late or not,
 what a run states and the record does not is a finding. What a late one does not state yet is none,
 nor is that it states a work to be at hand that has ended, or a best value that was passed since:
-it cannot look better by that.
+it cannot look better by that. Nor is what the mirror knows to have sent of an earlier state of
+the sweep, as an edit that was undone leaves it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SHOWN = 3  # differences of one run
+Stated = dict[str, list[Any]]  # of a run by tag and metric: what it was sent
 # What runs of earlier versions lack until the next sync; it only repeats what is compared.
 ADDED = {
     *LOG10.values(),
@@ -36,32 +38,34 @@ BEST = (NELBO, "search_best_nelbo_nats")  # each falls as its study or trial goe
 
 
 def differences(
-    uri: str, experiment: str, runs: list[Run], is_late: Callable[[Run], bool]
-) -> tuple[int, list[str]]:
-    """How many of the runs are behind, and what the store states otherwise; it is only read.
+    uri: str, experiment: str, runs: list[Run], late: Callable[[Run], Stated | None]
+) -> tuple[set[str], dict[str, list[str]]]:
+    """The keys of the runs that are behind, and what the store states otherwise by key; it is only
+    read. `late` tells what a run that is late was made to state, and None of any other.
 
     A run that is not late and not there was deleted by somebody. Raises MirrorUnavailable when the
     store fails.
     """
-    late = {run.key for run in runs if is_late(run)}
+    behind = {run.key for run in runs if late(run) is not None}
     if (file := sqlite_file(uri)) and is_absent(file):
-        return len(late), []
+        return behind, {}
     with outages(uri), readable(uri) as here:
         client = connect(here)
         known = client.get_experiment_by_name(experiment)
         if known is None:
-            return len(late), []
+            return behind, {}
         stored = _stored(client, known.experiment_id)
-        behind, found = late - stored.keys(), list[str]()
+        behind, found = behind - stored.keys(), dict[str, list[str]]()
         for run in runs:
             if run.key not in stored:
                 continue
-            lines = _Lines(run, stored[run.key], late=run.key in late)
+            lines = _Lines(run, stored[run.key], late(run))
             lines.compare(client)
             if lines.behind:
                 behind.add(run.key)
-            found += [f"MLflow: {run.name}: {line}" for line in lines.found[:SHOWN]]
-        return len(behind), found
+            if lines.found:
+                found[run.key] = [f"MLflow: {run.name}: {line}" for line in lines.found[:SHOWN]]
+        return behind, found
 
 
 def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:
@@ -75,8 +79,8 @@ def _stored(client: MlflowClient, experiment_id: str) -> dict[str, Any]:
 class _Lines:
     """What one run states otherwise than its record, and whether it only lacks something."""
 
-    def __init__(self, run: Run, stored: Any, *, late: bool):
-        self.run, self._late = run, late
+    def __init__(self, run: Run, stored: Any, stated: Stated | None):
+        self.run, self._late, self._stated = run, stated is not None, stated or {}
         self._data, self._info = stored.data, stored.info
         self.found, self.behind = list[str](), False
 
@@ -101,7 +105,7 @@ class _Lines:
             return
         if (has is None and self._late) or (earlier and (has in UNFINISHED or "token" in what)):
             self.behind = True
-        else:
+        elif not self._was_sent(what, has):
             self.found.append(f"{what} is {has}, but the record says {says:.80}")
 
     def _curves(self, client: MlflowClient) -> None:
@@ -127,15 +131,23 @@ class _Lines:
                 self._missing(f"metric {key}: {value} is missing")
             elif held[key] != value and (key in passed or NELBO in passed):
                 self.behind = True  # all figures of a trial are of the epoch that it keeps
-            elif held[key] != value:
+            elif held[key] != value and not self._was_sent(f"metric {key}", held[key]):
                 self.found.append(f"metric {key} is {held[key]}, but the record says {value}")
         ours = figures.keys() | run.curves | {metric.key for metric in run.metrics}
         if run.figures_are_all:
             self.found += [
                 f"metric {key}: {value} is not in the record"
                 for key, value in held.items()
-                if key not in ours and not key.startswith(STREAMS)
+                if key not in ours
+                and not key.startswith(STREAMS)
+                and not self._was_sent(f"metric {key}", value)
             ]
+
+    def _was_sent(self, what: str, has: Any) -> bool:
+        """Whether it was so once, and is only behind."""
+        was = has in self._stated.get(what, ())
+        self.behind |= was
+        return was
 
     def _missing(self, line: str) -> None:
         if self._late:

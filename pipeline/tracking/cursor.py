@@ -37,6 +37,8 @@ class Sent:
     end_ms: int | None = None
     artifacts: dict[str, str] = field(default_factory=dict)  # path in the run -> digest
     mark: list[Any] | None = None  # of the last record that arrived whole
+    # Of a study: every value of a tag or figure that it was sent, or was about to be sent.
+    stated: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def fresh(self) -> bool:

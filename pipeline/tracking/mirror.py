@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ from pipeline.tracking.cursor import NONE_SENT, Log, Sent, load_cursor, save_cur
 from pipeline.tracking.moved import came_along, take_along
 from pipeline.tracking.run import Run
 from pipeline.tracking.send import (
+    announce,
     send_artifacts,
     send_dataset,
     send_status,
@@ -82,7 +83,7 @@ class Mirror:
                 log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
                 saved = time.monotonic()
                 for run in runs:
-                    _mirror(client, log, run, report)
+                    _mirror(client, log, run, report, lambda: save_cursor(self._cursor, logs))
                     if time.monotonic() - saved > SAVE_SECONDS:
                         save_cursor(self._cursor, logs)
                         saved = time.monotonic()
@@ -156,7 +157,9 @@ class Mirror:
         return found
 
 
-def _mirror(client: MlflowClient, log: Log, run: Run, report: Report) -> None:
+def _mirror(
+    client: MlflowClient, log: Log, run: Run, report: Report, save: Callable[[], None]
+) -> None:
     if run.parent is not None and run.parent not in log.runs:
         raise ValueError(f"run {run.key} comes before its parent {run.parent}")
     if run.key not in log.runs:
@@ -171,6 +174,8 @@ def _mirror(client: MlflowClient, log: Log, run: Run, report: Report) -> None:
         sent = _replace(client, log, run, report)
         report.run_ids[run.key] = sent.run_id
     if not sent.deleted:
+        if announce(run, sent):
+            save()  # before it is sent: we may be killed right after
         parent_id = log.runs[run.parent].run_id if run.parent is not None else None
         report.metrics += send_values(client, run, sent, parent_id)
         report.metrics += send_stream(client, run, sent)

@@ -33,6 +33,22 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 
 
+def announce(run: Run, sent: Sent) -> bool:
+    """Notes what a study's run is about to state, which `verify` knows again when it is no longer
+    so; whether anything is new. Of a trial the token of its row and its epochs tell."""
+    if run.parent is not None:
+        return False
+    moved, sent.mark = sent.mark not in (None, run.mark), None
+    says: dict[str, Any] = {f"metric {m.key}": m.value for m in run.figures if m.finite}
+    says |= {f"tag {key}": fit(text, TAG_LENGTH) for key, text in run.tags.items()}
+    new = {what: value for what, value in says.items() if value not in sent.stated.get(what, ())}
+    for what, value in new.items():
+        sent.stated.setdefault(what, []).append(value)
+    if moved or new:  # if we are killed on the way, it must be asked what has arrived
+        sent.params = sent.tags = sent.figures = UNKNOWN
+    return moved or bool(new)
+
+
 def send_values(client: MlflowClient, run: Run, sent: Sent, parent_id: str | None) -> int:
     """Sends new params, tags and metric points; returns the number of points."""
     finite = [metric for metric in run.metrics if metric.finite]

@@ -6,9 +6,20 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from studies import next_lease
 from worked import Worked
+
+from pipeline.paths import Paths
+from pipeline.settings.machine import load_machine
+from pipeline.settings.space import load_space
+from pipeline.study.ledger import Ledger
+from pipeline.sync.sweep import Sweep
+from pipeline.tracking import compare
+from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.store import MirrorUnavailable, store_of
 
 BEHIND = "MLflow is behind: 1 run: `python -m pipeline sync tiny`"
 STUDY = "(SELECT run_uuid FROM tags WHERE key = 'kind' AND value = 'study')"
@@ -132,17 +143,85 @@ def test_what_mlflow_lacks_of_what_was_sent_is_found(statement: str, mine: Worke
     assert verified(mine) == (0, [BEHIND])
 
 
-def test_figures_of_an_earlier_evaluation_are_not_hidden_by_being_behind(mine: Worked) -> None:
+def evaluated(mine: Worked, samples: int) -> None:
+    """An edit of evaluate, and the stages that it asks for; MLflow is sent nothing."""
     mirror(mine, on=False)
-    mine.edit("evaluate", "iw_samples", 2)
+    mine.edit("evaluate", "iw_samples", samples)
     for stage in ("evaluate", "render"):
         mine.done(stage, "tiny")
     mirror(mine, on=True)
+
+
+def test_figures_of_an_earlier_evaluation_are_lag_if_they_are_known_to_have_been_sent(
+    mine: Worked,
+) -> None:
+    evaluated(mine, 2)
+    assert verified(mine) == (0, [BEHIND])
+    change(mine, FALSE["a test figure"][0])
+    assert verified(mine)[0] == 2
+    mine.done("sync", "tiny")
+    assert verified(mine) == (0, [])
+    evaluated(mine, 1)
+    unmarked(mine)
     code, lines = verified(mine)
     assert code == 2
     assert any("metric test_iw_nll_nats is " in line for line in lines), lines
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_edit_that_was_undone_leaves_lag_also_where_who_sent_it_was_killed(
+    mine: Worked, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated(mine, 0)
+    mine.done("sync", "tiny")
+    before = mine.copy(mine.root.parent / "before")
+    evaluated(mine, 2)
+    with monkeypatch.context() as patch:
+
+        def end(*_: object) -> None:
+            patch.setattr("pipeline.tracking.mirror.save_cursor", lambda *_: None)
+            raise MirrorUnavailable("killed after the figures")
+
+        if killed:
+            patch.setattr("pipeline.tracking.mirror.send_dataset", end)
+        assert mine.give("sync", "tiny")[0] == 2 * killed
+    for stage in ("evaluate", "render"):  # as DVC brings them back, giving no command of ours
+        shutil.rmtree(mine.runs / "tiny" / stage)
+        shutil.copytree(before.runs / "tiny" / stage, mine.runs / "tiny" / stage)
+    mine.edit("evaluate", "iw_samples", 0)
+    assert verified(mine) == (0, [BEHIND])
     mine.done("sync", "tiny")
     assert verified(mine) == (0, [])
+
+
+def test_what_a_live_sweep_sends_while_mlflow_is_read_is_no_finding(
+    mine: Worked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night adds a fourth trial to a finished sweep while an audit looks at MLflow."""
+    paths, space = Paths(mine.root, "tiny"), load_space(mine.root, "tiny")
+    ledger = Ledger(f"sqlite:///{paths.ledger}")
+    (study,) = ledger.studies("tiny", "search")
+    (done, *_) = ledger.trials(study)
+    lease = next_lease(ledger, study, done.parameters, budget=4, meta=done.meta)
+    assert lease
+    sweep, stored = Sweep(space, paths, ledger, live=True), compare._stored
+
+    def goes_on(epochs: int) -> None:
+        ledger.report(lease, done.curve[:epochs])
+        Mirror(*store_of(load_machine(mine.root), paths)).sync("tiny", sweep.changes())
+
+    def read(*given: Any) -> Any:
+        goes_on(4)
+        return stored(*given)
+
+    goes_on(3)
+    both = BEHIND.replace("1 run", "2 runs")  # the trial, and the study
+    assert verified(mine) == (0, [both])
+    monkeypatch.setattr(compare, "_stored", read)
+    assert verified(mine) == (0, [both])
+    change(mine, FALSE["a parameter"][0])
+    assert verified(mine)[0] == 2
+    ledger.close()
 
 
 def test_a_stage_that_has_written_nothing_is_named(mine: Worked) -> None:

@@ -109,7 +109,7 @@ def test_a_paused_trial_that_goes_on_is_one_run_that_grows(desk: Desk, store: St
     assert study_best() == 97.0
     whole = Sweep(desk.space, desk.paths, desk.ledger)
     assert mirror.sync("tiny", whole.changes()).metrics == 0
-    assert differences(store.uri, "tiny", whole_runs(desk), lambda run: False) == (0, [])
+    assert differences(store.uri, "tiny", whole_runs(desk), lambda run: None) == (set(), {})
 
 
 def begin_part(desk: Desk, number: int, follows: int | None) -> Lease:
@@ -212,10 +212,14 @@ def test_the_lag_counts_runs_and_epochs_that_were_not_sent(desk: Desk, store: St
         return lag_line(desk.root, desk.space, desk.machine, desk.ledger)
 
     assert "lacks 3 epochs, 2 of 2 runs" in lag()
-    store.mirror().sync("tiny", live(desk).changes())
+    store.mirror().sync("tiny", whole_runs(desk))
     assert lag() == "MLflow has all 2 runs of tiny"
     desk.ledger.report(lease, curve(2))
     assert "lacks 2 epochs, 1 of 2 runs" in lag()
+    store.mirror().sync("tiny", live(desk).changes())  # and is killed, as the worker is
+    assert "lacks 0 epochs, 2 of 3 runs" in lag()
+    store.mirror().sync("tiny", whole_runs(desk))
+    assert lag() == "MLflow has all 2 runs of tiny"
     desk.paths.mlflow_db.unlink()
     assert "lacks 5 epochs, 2 of 2 runs" in lag()
 
@@ -227,7 +231,8 @@ def test_a_mirror_that_died_with_its_workers_has_left_lag_and_nothing_false(
     desk.ledger.report(desk.claim(desk.study), curve(2))
     store.mirror().sync("tiny", live(desk).changes())
     runs = whole_runs(desk)
-    assert differences(store.uri, "tiny", runs, lambda run: run.mark is None) == (2, [])
+    behind, found = differences(store.uri, "tiny", runs, lambda run: None if run.mark else {})
+    assert (behind, found) == ({run.key for run in runs}, {})
 
 
 def test_what_passed_is_lag_as_long_as_it_does_not_look_better(desk: Desk, store: Store) -> None:
@@ -237,9 +242,10 @@ def test_what_passed_is_lag_as_long_as_it_does_not_look_better(desk: Desk, store
     store.mirror().sync("tiny", live(desk).changes())
     lease = begin_part(desk, 1, 0)
     desk.ledger.finish(lease, "complete", curve(3), {"nelbo_nats": 97.0, "best_epoch": 3})
-    assert differences(store.uri, "tiny", whole_runs(desk), lambda run: True) == (2, [])
-    behind, lines = differences(store.uri, "tiny", whole_runs(desk), lambda run: False)
-    assert (behind, len(lines)) == (0, 5)
+    runs = whole_runs(desk)
+    assert differences(store.uri, "tiny", runs, lambda run: {}) == ({run.key for run in runs}, {})
+    behind, found = differences(store.uri, "tiny", runs, lambda run: None)
+    assert (behind, sum(map(len, found.values()))) == (set(), 5)
 
 
 def test_where_a_checkout_was_moved_nobody_is_sent_to_a_sync_that_is_refused(
@@ -258,7 +264,7 @@ def test_where_a_checkout_was_moved_nobody_is_sent_to_a_sync_that_is_refused(
         " pipeline sync`, which builds it anew"
     )
     desk.paths.mlflow_db.unlink()
-    store.mirror().sync("tiny", live(desk).changes())
+    store.mirror().sync("tiny", whole_runs(desk))
     assert lag() == "MLflow has all 1 runs of tiny"
 
 
