@@ -1,20 +1,31 @@
-"""What a space names in Python files of your own, run out of the source that a record carries."""
+"""What a space names in Python files of your own, run out of the source that a record carries.
+
+Whatever such a file imports, whenever and in whichever words, must be an installed package or
+`pipeline.vae`, of which a model has a copy: no digest covers the rest.
+"""
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib.abc
 import importlib.util
 import sys
+import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pipeline.errors import UserError
 
 Sources = Mapping[str, Mapping[str, str]]  # file: its `sha256` and `text`
+OURS = "pipeline.vae"
+LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport"}  # run what lies anywhere
+READERS = {"importlib.metadata", "importlib.resources"}  # load nothing
+_served = False
 
 
 class Fault(Exception):
@@ -27,13 +38,24 @@ def own_object(name: str, sources: Sources) -> Any:
     Raises UserError for a source that is damaged or fails.
     """
     file, _, inside = name.rpartition(":")
+    try:
+        return getattr(own_module(file, sources), inside)
+    except AttributeError:
+        raise UserError(f"{file}: defines no {inside} when it is run: correct it") from None
+
+
+def own_module(file: str, sources: Sources) -> ModuleType:
+    """What a file defines; it is run once a process. Raises UserError."""
     text, sha256 = sources[file]["text"], sources[file]["sha256"]
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         raise UserError(f"{file}: the recorded source is not that of its digest: restore it")
-    try:
-        return getattr(_run(file, sha256, text), inside)
-    except AttributeError:
-        raise UserError(f"{file}: defines no {inside} when it is run: correct it") from None
+    return _run(file, sha256, text)
+
+
+def serve() -> None:
+    """Lets packages lie anywhere from now on: a model is asked, and nothing is recorded."""
+    global _served
+    _served = True
 
 
 def where(error: BaseException, name: str) -> str:
@@ -55,12 +77,80 @@ def _run(file: str, sha256: str, text: str) -> ModuleType:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # where dataclasses look for it
+    vars(module)["__builtins__"] = {**vars(builtins), "__import__": _importer(file)}
     try:
         specification.loader.exec_module(module)
+    except UserError:
+        del sys.modules[name]
+        raise
     except (Exception, SystemExit) as error:  # a script that ends by itself would end us, too
         del sys.modules[name]
         raise UserError(f"{file}: {where(error, f'{file}:')}: correct it") from error
     return module
+
+
+def _importer(file: str) -> Callable[..., ModuleType]:
+    """What `import` is in a file: of all words for it, also later, within a function."""
+
+    def imported(
+        name: str, globals_: Any = None, locals_: Any = None, from_: Any = (), level: int = 0
+    ) -> ModuleType:
+        if level == 0:
+            _check_name(name, from_ or (), file)
+        module = builtins.__import__(name, globals_, locals_, from_, level)
+        if level == 0 and not _served and not f"{name}.".startswith(f"{OURS}."):
+            _check_place(name, from_ or (), file)
+        return module
+
+    return imported
+
+
+def _check_name(name: str, from_: tuple[str, ...], file: str) -> None:
+    top = name.partition(".")[0]
+    parts = [f"{name}.{part}" for part in from_] if name == "importlib" else [name]
+    if top in LOADERS and not (from_ and READERS.issuperset(parts)):
+        raise UserError(
+            f"{_line(file)} may import by `import` alone, but got {name}: write `import NAME`, of"
+            " an installed package; `from importlib import metadata, resources` is fine"
+        )
+    if top == OURS.partition(".")[0] and not f"{name}.".startswith(f"{OURS}."):
+        raise UserError(
+            f"{_line(file)} may import {OURS} of the program alone, but got {name}: put that into"
+            " it"
+        )
+
+
+def _check_place(name: str, from_: tuple[str, ...], file: str) -> None:
+    for each in (name.partition(".")[0], name, *(f"{name}.{part}" for part in from_)):
+        for place in _places(sys.modules.get(each)):
+            if not _is_installed(place):
+                raise UserError(
+                    f"{_line(file)} may import installed packages, but got {each} of {place}, whose"
+                    " content no digest covers: put that into it, or install it (not with `pip"
+                    " install -e`)"
+                )
+
+
+def _line(file: str) -> str:
+    lines = [each.lineno for each in traceback.extract_stack() if each.filename == file]
+    return f"{file}: line {lines[-1] if lines else 0}: a file that a space names"
+
+
+def _places(module: ModuleType | None) -> Iterator[Path]:
+    """Where a module lies; nowhere if it is Python's own, or was made by no file."""
+    found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if isinstance(found, str):
+        yield Path(found).resolve()
+
+
+def _is_installed(place: Path) -> bool:
+    """Whether a module is Python's own, or was put where packages are: on a cluster also those of
+    an environment that PYTHONPATH names."""
+    own = [Path(sysconfig.get_path(each)).resolve() for each in ("stdlib", "platstdlib")]
+    return any(
+        folder in own or folder.name in ("site-packages", "dist-packages")
+        for folder in place.parents
+    )
 
 
 class _Loader(importlib.abc.InspectLoader):

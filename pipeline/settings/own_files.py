@@ -2,16 +2,15 @@
 a reader of data, metrics.
 
 Their source is part of the space: whoever works on a sweep, rebuilds its model or repeats a stage
-has it from there. Reading it runs nothing of it; `pipeline.own_code` does.
+has it from there. Reading it runs nothing of it; `pipeline.own_code` does, and looks at what it
+imports.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import re
-import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
@@ -21,11 +20,6 @@ from pydantic import AfterValidator, model_validator
 from pipeline.settings.validation import Section, show
 
 MOST_BYTES = 1_000_000
-OURS = "pipeline.vae"  # all of the checkout that such a file may import: a model carries it
-# What imports without its being seen, or from elsewhere.
-LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport", "__import__"}
-READERS = {"importlib.metadata", "importlib.resources"}  # import nothing, under a name of their own
-PATHS = {"path", "path_hooks", "meta_path"}  # of `sys`
 SOURCES = "sources"  # of a section as it is recorded: the files that it names
 _NAME = re.compile(r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 
@@ -116,13 +110,11 @@ def read_source(root: Path, file: str) -> Source:
         raise ValueError(f"{file}: a file has at most {MOST_BYTES} bytes: shorten it")
     try:
         text = path.read_bytes().decode()
-        tree = ast.parse(text)
+        ast.parse(text)
     except SyntaxError as error:
         raise ValueError(f"{file}: line {error.lineno}: {error.msg}: correct it") from None
     except ValueError:
         raise ValueError(f"{file}: is no text in UTF-8: save it as such") from None
-    for node in ast.walk(tree):
-        _check_import(node, root, file)
     return Source(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 
@@ -135,61 +127,3 @@ def check_defined(name: str, sources: Sources, kind: Defined) -> None:
         what = "class" if kind is ast.ClassDef else "function"
         known = ", ".join(there) or "none"
         raise ValueError(f"{file}: has no {what} {wanted}: there are {known}: correct the name")
-
-
-def _check_import(node: ast.AST, root: Path, file: str) -> None:
-    """Raises ValueError for what no digest covers and no other place would have."""
-    where = f"{file}: line {getattr(node, 'lineno', 0)}: a file that a space names"
-    names: list[str] = []
-    if isinstance(node, ast.Import):
-        names = [a.name for a in node.names if a.asname is None or a.name not in READERS]
-    elif isinstance(node, ast.ImportFrom):
-        names = ["." if node.level else str(node.module)]
-        if names == ["importlib"]:
-            names = [f"importlib.{alias.name}" for alias in node.names]
-        names = [name for name in names if name not in READERS]
-        if names == ["sys"] and (found := PATHS & {alias.name for alias in node.names}):
-            names.append(f"sys.{min(found)}")
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        names = [f"sys.{node.attr}"] if node.value.id == "sys" and node.attr in PATHS else []
-    elif isinstance(node, ast.Name) and node.id == "__import__":
-        names = [node.id]
-    for name in names:
-        top = name.split(".")[0]
-        if top in LOADERS or (top == "sys" and name.removeprefix("sys.") in PATHS):
-            raise ValueError(
-                f"{where} may import by `import` alone, where it can be seen what, but got {name}:"
-                " write `import NAME`, of an installed package"
-            )
-        ours = top in ("", "pipeline") or (root / top).exists() or (root / f"{top}.py").exists()
-        if ours and not f"{name}.".startswith(f"{OURS}."):
-            raise ValueError(
-                f"{where} may import {OURS} of the checkout alone, but got {name}: put that into it"
-            )
-        if not ours and (place := _place(top)) and not _is_installed(place):
-            raise ValueError(
-                f"{where} may import installed packages, but got {name} of {place}, whose content"
-                " no digest covers: put that into it, or install it (not with `pip install -e`)"
-            )
-
-
-def _place(top: str) -> Path | None:
-    """Where a module lies, without running it; None if it is not here, or in no file."""
-    try:
-        spec = importlib.util.find_spec(top)
-    except ValueError:  # one without a specification, as `__main__` is
-        return None
-    if spec is None:
-        return None
-    places = [spec.origin] if spec.has_location else spec.submodule_search_locations
-    return next((Path(each).resolve() for each in places or [] if each), None)
-
-
-def _is_installed(place: Path) -> bool:
-    """Whether a module is Python's own, or was put where packages are: on a cluster also those of
-    an environment that PYTHONPATH names."""
-    own = [Path(sysconfig.get_path(each)).resolve() for each in ("stdlib", "platstdlib")]
-    return any(
-        folder in own or folder.name in ("site-packages", "dist-packages")
-        for folder in place.parents
-    )

@@ -20,6 +20,8 @@ def own_sampler(name: str, sources: Sources, seed: int) -> BaseSampler:
         raise UserError(f"{name}: must be a class of optuna.samplers.BaseSampler: derive it")
     try:
         made: BaseSampler = kind(seed=seed)  # type: ignore[call-arg]
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: {kind.__name__}(seed=…) fails: {where(error, name)}") from error
     return made

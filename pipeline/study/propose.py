@@ -188,6 +188,8 @@ def propose_by(
     sampler = own_sampler(name, sources, proposal_seed(search, number, attempt))
     try:
         chosen = ask(study, sampler, searched)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: fails: {where(error, name)}") from error
     for key, value in chosen.items():

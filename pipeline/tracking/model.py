@@ -242,8 +242,10 @@ def _in_order(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 def _load_pyfunc(data_path: str) -> VaeModel:
     """MLflow calls this by its name, with the folder that `save_model` filled."""
+    from pipeline.own_code import serve
     from pipeline.vae.checkpoint import load_model
 
+    serve()
     folder = Path(data_path)
     return VaeModel(load_model(folder / WEIGHTS, folder / CONFIG))
 

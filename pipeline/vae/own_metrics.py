@@ -120,7 +120,7 @@ def _called(name: str, function: Any, tested: Tested) -> float | dict[str, float
         if isinstance(answer, Mapping):
             return {str(key): _number(value) for key, value in answer.items()}
         return _number(answer)
-    except Fault:
+    except (Fault, UserError):
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: fails: {where(error, name)}: correct it") from error

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.errors import UserError
+from pipeline.own_code import Fault, own_module
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
@@ -21,13 +22,30 @@ def check_own(space: Space, shape: tuple[int, int, int]) -> None:
         )
 
 
-def own_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
-    """A line for each fault, for images (C, H, W); of what relies on nothing that is faulty."""
+def own_faults(space: Space, shape: tuple[int, int, int] | None) -> Iterator[str]:
+    """A line for each fault, for images (C, H, W); of what relies on nothing that is faulty. If the
+    images are not here, only whether the files can be run."""
+    if shape is None:
+        yield from _file_faults(space)
+        return
     for faults in (_likelihood_faults, family_faults, _metric_faults, _sampler_faults):
         found = list(faults(space, shape))
         yield from found
         if found:
             return
+
+
+def _file_faults(space: Space) -> Iterator[str]:
+    from pipeline.vae.left_alone import process_is_left_alone
+
+    for file, source in space.sources.items():
+        try:
+            with process_is_left_alone():
+                own_module(file, {file: source.model_dump()})
+        except UserError as error:
+            yield str(error)
+        except Fault as fault:
+            yield f"{file}: {fault}"
 
 
 def _likelihood_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from pipeline.study.receipt import left_out
 from pipeline.study.restore import file_text, restored, space_text
 from pipeline.vae.families import FAMILIES
 from pipeline.vae.setting import read_setting
+from pipeline.work.own import own_faults
 
 if TYPE_CHECKING:
     from worked import Worked
@@ -167,60 +169,88 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
         (FIELD.format("str", "'a', meaning='x', choices='abc'"), "text needs `choices`: list them"),
         (FIELD.format("str", "'a', meaning='x', choices=5"), "text needs `choices`: list them"),
         (FIELD.format("int", "{[]: 1}, meaning='x'"), "must be written out, not computed"),
-        ("from . import helpers", "line 1: a file that a space names may"),
-        ("import search_spaces", "line 1: a file that a space names may"),
-        ("def f():\n    import pipeline.study.ledger", "line 2: a file that a space names may"),
-        ("import importlib", "line 1: .* may import by `import` alone, .* but got importlib: "),
-        ("from importlib import util", "by `import` alone, .* but got importlib.util: "),
-        ("import importlib.metadata", "by `import` alone, .* but got importlib.metadata: "),
-        ("from importlib import metadata, util", "by `import` alone, .* but got importlib.util: "),
-        ("from runpy import run_path", "by `import` alone, .* but got runpy: "),
-        ("x = __import__('helpers')", "by `import` alone, .* but got __import__: "),
-        ("import sys\nsys.path.append('lib')", "line 2: .*`import` alone, .* but got sys.path: "),
-        ("from sys import path", "by `import` alone, .* but got sys.path: "),
-        (
-            "def f():\n    from lent import x",
-            "line 2: .* installed packages, but got lent of .*lent.py, whose content no digest",
-        ),
-        ("import lent_too.part", "installed packages, but got lent_too.part of .*lent_too, whose"),
     ],
 )
-def test_a_wrong_file_is_one_line(
-    tmp_path: Path, source: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = tmp_path / "elsewhere"  # as PYTHONPATH or `pip install -e` name it
-    (elsewhere / "lent_too").mkdir(parents=True)
-    (elsewhere / "lent.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(elsewhere)
+def test_a_wrong_file_is_one_line(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        space_of(tmp_path / "checkout", source)
+        space_of(tmp_path, source)
     assert str(caught.value).startswith(f"search_spaces/own.yaml: parameters.family: {FILE}: ")
     assert "\n" not in str(caught.value)
 
 
-def test_packages_of_an_environment_that_pythonpath_names_may_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As modules of a cluster do."""
-    packages = tmp_path / "modules" / "torch" / "lib" / "python3" / "site-packages"
-    packages.mkdir(parents=True)
-    (packages / "lent.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(packages)
-    source = FIELD.format("int", "3, meaning='x', low=1, high=9")
-    assert FILE in space_of(tmp_path / "checkout", f"{source}\nimport lent\n").sources
+BY_NAME = "may import by `import` alone, but got {}: write `import NAME`, of an"
+LENT = "may import installed packages, but got lent of .*lent.py, whose content no digest covers"
+LATE = """
+_encoder = ResidualVAE.encoder
+def encoder(self, shape):
+    import lent
+    return _encoder(self, shape)
+ResidualVAE.encoder = encoder
+"""
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("lines", "message"),
     [
-        "from importlib.metadata import version",
-        "from importlib import metadata, resources",
-        "import importlib.resources as files",
+        ("import lent", LENT),
+        ("from lent import x", LENT),
+        ("try:\n    import lent\nexcept ImportError:\n    pass", LENT),
+        ("import sys as s\ns.path.append('lib')\nimport lent", LENT),
+        ("import os\nos.sys.path.append('lib')\nexec('import lent')", LENT),
+        ("exec('import lent', {})", LENT),
+        ("__import__('lent')", LENT),
+        (LATE, LENT),
+        ("import lent_too.part", "may import .* but got lent_too of .*lent_too, whose"),
+        ("from lent_too import part", "may import .* but got lent_too of .*lent_too, whose"),
+        ("import pipeline.study.ledger", "may import pipeline.vae of the program alone, but got"),
+        ("from pipeline import study", "may import pipeline.vae of the program alone, but got"),
+        ("import importlib", BY_NAME.format("importlib")),
+        ("import importlib as loader", BY_NAME.format("importlib")),
+        ("from importlib import util", BY_NAME.format("importlib")),
+        ("import importlib.metadata", BY_NAME.format("importlib.metadata")),
+        ("from importlib import metadata, util", BY_NAME.format("importlib")),
+        ("from runpy import run_path", BY_NAME.format("runpy")),
+        ("exec('import runpy')", BY_NAME.format("runpy")),
+        ("from . import helpers", "ImportError: attempted relative import"),
     ],
 )
-def test_what_only_reads_of_packages_may_be_imported(tmp_path: Path, line: str) -> None:
-    source = FIELD.format("int", "3, meaning='x', low=1, high=9")
-    assert FILE in space_of(tmp_path, f"{source}\n{line}\n").sources
+def test_what_no_digest_covers_is_not_imported(
+    tmp_path: Path, lines: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whichever words, and when the model is built."""
+    elsewhere = tmp_path / "elsewhere"  # as PYTHONPATH or `pip install -e` name it
+    (elsewhere / "lent_too").mkdir(parents=True)
+    (elsewhere / "lent.py").write_text("x = 1\n")
+    (elsewhere / "lent_too" / "part.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(elsewhere)
+    space = space_of(tmp_path / "checkout", f"{EXAMPLE}\n{lines}\n")
+    for _ in range(2):  # though it is loaded by then
+        (fault, *_) = own_faults(space, (1, 8, 8))
+        assert re.search(rf"{FILE}: line \d+: (a file that a space names )?{message}", fault), fault
+        assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import packaged",
+        "from importlib.metadata import version",
+        "from importlib import metadata, resources",
+        "def f(sys):\n    return sys.path",
+        "import sys\nsys.path.sort(key=lambda place: 0)",
+        "import torch.nn.functional as F\nfrom torch.utils import data\nimport math, numpy",
+        "import pipeline.vae.model\nfrom pipeline.vae.likelihood import Likelihood",
+    ],
+)
+def test_installed_packages_may_be_imported(
+    tmp_path: Path, lines: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those too of an environment that PYTHONPATH names, as modules of a cluster do."""
+    packages = tmp_path / "modules" / "torch" / "lib" / "python3" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "packaged.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(packages)
+    assert not list(own_faults(space_of(tmp_path / "checkout", f"{EXAMPLE}\n{lines}\n"), (1, 8, 8)))
 
 
 @pytest.mark.parametrize(
