@@ -82,10 +82,10 @@ def test_what_no_digest_covers_is_refused_in_one_line(file: str, tmp_path: Path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert f"{file}: line " in done.stderr
         assert "a file that a space names may import " in done.stderr
-        assert (
-            run(folder, "python", "-m", "pipeline", "run", "own", PYTHONPATH=path).returncode == 2
-        )
-        assert not (folder / "runs" / "state").exists()
+        began = run(folder, "python", "-m", "pipeline", "run", "own", PYTHONPATH=path)
+        assert (began.returncode, began.stdout) == (2, "")
+        assert began.stderr.splitlines()[-1].startswith("error: "), began.stderr
+        assert not (folder / "runs" / "state" / "studies").exists()
 
 
 def test_a_night_keeps_files_that_git_does_not_have(tmp_path: Path) -> None:
