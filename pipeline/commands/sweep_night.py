@@ -151,7 +151,7 @@ def _sweep_lines(sweep: Entry) -> list[str]:
         )
     if trials := sweep.get("trials"):
         lines.append(
-            f"- outputs: {_or_none(trials['after'])} trials, {_or_none(trials['before'])} before,"
+            f"- outputs: {trials['after'] or 0} trials, {trials['before'] or 0} before,"
             f" {trials['asked']} asked for"
         )
     if winner := sweep.get("winner"):
@@ -178,7 +178,3 @@ def winner_text(winner: dict[str, Any] | None) -> str:
         f"{which}, validation NELBO {winner['validation_nelbo_nats']:.2f} nats on"
         f" {winner['seeds']} seeds{measured}"
     )
-
-
-def _or_none(value: int | None) -> str:
-    return "no" if value is None else str(value)

@@ -50,7 +50,7 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
 def _serve(root: Path, store: Store, port: int) -> int:
     from pipeline.tracking.moved import came_along, take_along
     from pipeline.tracking.store import connect, outages
-    from pipeline.tracking.views import COMPARE, SHARED, compare_link, links
+    from pipeline.tracking.views import compare_link, has_candidates, links
 
     with tempfile.TemporaryDirectory() as folder:
         argv, extra = ui_command(store, Path(folder), port)
@@ -58,6 +58,7 @@ def _serve(root: Path, store: Store, port: int) -> int:
         client = connect(store.uri)  # creates the store, so that the server need not
         with outages(store.uri):
             found = {name: client.get_experiment_by_name(name) for name in space_names(root)}
+            both = [each for each in found.values() if each and has_candidates(client, each)]
         for name, experiment in found.items():
             if experiment and came_along(store, name, experiment.artifact_location):
                 take_along(store, name, experiment.artifact_location)
@@ -68,7 +69,6 @@ def _serve(root: Path, store: Store, port: int) -> int:
                 _say(f"  {name}: {runs_page(server, experiment.experiment_id)}")
                 for what, link in links(experiment.tags, experiment.experiment_id).items():
                     _say(f"    {what}: {server}/{link}")
-        both = [each for each in found.values() if each and SHARED + COMPARE in each.tags]
         if len(both) > 1:
             both = sorted(both, key=lambda each: each.last_update_time or 0)[-2:]
             names = " and ".join(each.name for each in both)

@@ -27,6 +27,7 @@ from pipeline.study.sampler import frozen
 
 MORE = (0, 1, 20)  # trials that a proposal sees beyond `startup_trials`, when it is examined
 HASHES = ("1", "2")  # of the two processes: sets of text have an order in each
+SECONDS = 120.0  # for a process: it imports torch and makes six proposals
 IMPURE = (
     "its proposals must be a pure function of the trials that it is given and of `seed`: draw from"
     " a generator made with that seed, and keep nothing between two proposals"
@@ -51,14 +52,20 @@ def sampler_faults(space: Space) -> Iterator[str]:
 
 
 def _in_a_process(space: Space, hashes: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.study.sampler_faults", hashes],
-        input=space.model_dump_json(),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": hashes},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.study.sampler_faults", hashes],
+            input=space.model_dump_json(),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": hashes},
+            check=False,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        asked = 2 * len(MORE)
+        return {"fault": f"{space.search.sampler}: has not made {asked} proposals in {SECONDS:g} s:"
+                         " a worker would wait for it before every trial"}  # fmt: skip
     with contextlib.suppress(ValueError):
         found: dict[str, Any] = json.loads(done.stdout)
         return found

@@ -167,12 +167,20 @@ def send_views(client: MlflowClient, experiment_id: str, views: Sequence[View]) 
             client.set_experiment_tag(experiment_id, key, value)
 
 
+def has_candidates(client: MlflowClient, experiment: Experiment) -> bool:
+    """Whether there is something to compare: a sweep that was only searched has none."""
+    if SHARED + COMPARE not in experiment.tags:
+        return False
+    return bool(client.search_runs([experiment.experiment_id], compared().runs, max_results=1))
+
+
 def _other(client: MlflowClient, experiment_id: str) -> Experiment | None:
-    """Of the other sweeps the one that came last."""
+    """Of the other sweeps that have candidates the one that came last."""
     has_it = f"tags.`{SHARED}{COMPARE}` LIKE '%'"
     found = client.search_experiments(filter_string=has_it, max_results=1000)
-    others = [each for each in found if each.experiment_id != experiment_id]
-    return max(others, key=lambda each: (each.creation_time or 0, each.experiment_id), default=None)
+    found.sort(key=lambda each: (each.creation_time or 0, each.experiment_id), reverse=True)
+    others = (each for each in found if each.experiment_id != experiment_id)
+    return next((each for each in others if has_candidates(client, each)), None)
 
 
 def _note(held: str, links: dict[str, str]) -> str:

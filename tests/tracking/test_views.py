@@ -77,6 +77,7 @@ def test_two_sweeps_have_one_view_that_compares_them(desk: Desk, store: Store) -
     assert "[compare with " not in tags(store)[NOTE]
     sweep = Sweep(desk.space, desk.paths, desk.ledger)
     store.mirror().sync("other", sweep.changes(), sweep.views())
+    store.mirror().sync("searched", [], sweep.views())  # the newest, and without candidates
     sync(desk, store)
     mine, other = (store.client.get_experiment_by_name(name) for name in ("tiny", "other"))
     link = compare_link([mine.experiment_id, other.experiment_id])

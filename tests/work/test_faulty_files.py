@@ -281,6 +281,17 @@ class TestSound:
         assert "answers" in examine_sampler(own(tmp_path, "Wide", source))
 
 
+def test_a_sampler_that_never_answers_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.study.sampler_faults.SECONDS", 0.5)
+    (line,) = sampler_by_two(tmp_path, "Hangs")
+    assert line == (
+        f"{SAMPLER_FILE}:Hangs: has not made 6 proposals in 0.5 s: a worker would wait for it"
+        " before every trial"
+    )
+
+
 @pytest.mark.slow
 def test_a_clock_that_has_moved_on_is_seen(tmp_path: Path) -> None:
     (line,) = sampler_by_two(tmp_path, "ByClock")
