@@ -35,6 +35,7 @@ class Entry:
     name: str
     settings: dict[str, Any]  # what its figures depend on for being comparable
     winner: dict[str, Any]
+    parameters: dict[str, Any]  # of the winner, fixed ones included, that its family reads
     metrics: dict[str, Any]
     trials: int
     measured: Matrix  # (seeds, images) validation NELBO of the winner, nats
@@ -58,16 +59,22 @@ class Comparison:
         """A row a sweep: the winner's hyperparameters, those alone that differ."""
         import pandas as pd
 
-        settings = [entry.winner["parameters"] for entry in self.entries]
+        settings = [entry.parameters for entry in self.entries]
         names = dict.fromkeys(name for setting in settings for name in setting)
         rows = [{name: _shown(setting.get(name)) for name in names} for setting in settings]
         table = pd.DataFrame(rows, index=[entry.name for entry in self.entries])
         return table.loc[:, table.nunique(dropna=False) > 1]
 
     def difference(self, name: str) -> Difference | str:
-        """How much worse a sweep's winner is than the first sweep's, or why that has no answer."""
-        (entry,) = (each for each in self.entries if each.name == name)
-        first = self.entries[0]
+        """How much worse a sweep's winner is than the first sweep's, or why that has no answer.
+
+        Raises UserError for a sweep that is not compared with the first.
+        """
+        first, *others = self.entries
+        entry = next((each for each in others if each.name == name), None)
+        if entry is None:
+            names = ", ".join(each.name for each in others)
+            raise UserError(f"{first.name} is compared with {names}, but got {name!r}: name one")
         for key, value in first.settings.items():
             if entry.settings[key] != value:
                 return (
@@ -131,10 +138,21 @@ def _entry(sweep: Sweep) -> Entry:
         name=sweep.name,
         settings={"data": space.data.name, **_settings(space), "data_sha256": manifest["sha256"]},
         winner=winner,
+        parameters=_parameters(space, winner["parameters"]),
         metrics=read_json(paths.metrics),
         trials=sum(read_json(paths.best)["trials"].values()),
         measured=read_array(paths.measured)[winner["candidate"], :seeds].astype(np.float64),
     )
+
+
+def _parameters(space: Space, chosen: dict[str, Any]) -> dict[str, Any]:
+    record, readers = space.record(chosen), space.kind.readers
+    return {
+        name: record[name]
+        for name in space.kind.model_fields
+        if (name in chosen or name not in space.searched)
+        and record["family"] in readers.get(name, (record["family"],))
+    }
 
 
 def _settings(space: Space) -> dict[str, Any]:

@@ -26,7 +26,11 @@ def checkout(worked: Worked, tmp_path_factory: pytest.TempPathFactory) -> Checko
     """Two sweeps of the same images, worked through, and one of which nothing has run."""
     clone = worked.copy(tmp_path_factory.mktemp("api") / "clone")
     space = clone.root / "search_spaces" / "other.yaml"
-    space.write_text(yaml.safe_dump({**SPACE, "search": {**SPACE["search"], "seed": 2}}))
+    ours = {
+        "search": {**SPACE["search"], "seed": 2},
+        "parameters": {**SPACE["parameters"], "schedule": "cosine"},
+    }
+    space.write_text(yaml.safe_dump({**SPACE, **ours}))
     for stage in ("prepare", "search", "retrain", "evaluate"):
         clone.done(stage, "other")
     shutil.copy(clone.root / "search_spaces" / "tiny.yaml", clone.root / "search_spaces/new.yaml")
@@ -107,6 +111,11 @@ def test_winners_are_compared_image_by_image(checkout: Checkout) -> None:
     )
     assert row["test_nelbo_nats"] == checkout["other"].metrics["nelbo_nats"]
     assert "other − tiny, validation NELBO" in str(found)
+    differing = found.parameters()
+    assert differing["schedule"].tolist() == ["constant", "cosine"]  # a default, and a fixed one
+    for name in ("another", "tiny"):
+        with pytest.raises(UserError, match=f"tiny is compared with other, but got '{name}'"):
+            found.difference(name)
 
 
 def test_what_is_not_comparable_says_why(checkout: Checkout) -> None:
