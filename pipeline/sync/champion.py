@@ -11,6 +11,7 @@ from pipeline.results.keys import HEADLINE
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
 from pipeline.sync.outputs import Outputs, description, model_place, winner_digest, winner_model
+from pipeline.sync.shown import params
 from pipeline.sync.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def register_winner(sweep: Sweep, uri: str, run_ids: dict[str, str]) -> str:
     score = _score(outputs.winner["values_nelbo_nats"], outputs.config)
     page = version_page(sweep, outputs, run_id)
     place, digest = model_place(sweep.paths), winner_digest(sweep.paths)
-    winner = Winner(run_id, place, digest, score, page=page)
+    setting = params(outputs.winner["parameters"])
+    winner = Winner(run_id, place, digest, score, params=setting, page=page)
     registration = register(uri, sweep.space.name, winner, judge)
     alias = "champion" if registration.champion else "not the champion"
     return f"; model version {registration.version} ({alias}: {registration.reason})"

@@ -14,7 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.tracking.store import Store, outages, sqlite_file
 
-COLUMNS = {"experiments": "artifact_location", "runs": "artifact_uri"}  # that hold addresses
+COLUMNS = {  # that hold addresses
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
 
 
 def came_along(store: Store, name: str, location: str) -> bool:

@@ -7,9 +7,10 @@ which champion each was judged against, so that every night's look counts whoeve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.tracking.logged import log_version
 from pipeline.tracking.store import connect, outages, pages
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Winner:
     artifact_path: str  # of that folder, as tracking.model writes it
     digest: str  # what identifies the model: the same digest is the same version
     score: Score
+    params: dict[str, str] = field(default_factory=dict)
     page: str = ""  # Markdown: what its version shows below the reason
 
 
@@ -146,8 +148,9 @@ def _decide(
         better, reason = True, (version.description or "the first version").splitlines()[0]
     else:
         better, reason = _judge(client, version, winner.score, champion, judge)
-    said = f"{reason}\n\n{winner.page}" if winner.page else reason
-    client.update_model_version(name, version.version, said)
+    link = log_version(client, version, winner.run_id, winner.params)
+    said = [reason, f"[Metrics, data and lineage]({link})", winner.page]
+    client.update_model_version(name, version.version, "\n\n".join(said).rstrip())
     if champion not in (None, version.version):
         client.set_model_version_tag(name, version.version, AGAINST_TAG, champion)
         if better:

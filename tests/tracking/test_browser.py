@@ -155,6 +155,12 @@ def test_a_version_shows_what_it_is_of_its_figures_and_a_drawing(
     expect(drawn).to_have_js_property("complete", True)
     assert drawn.evaluate("image => image.naturalWidth") > 100
     expect(page.get_by_text("Outputs (1)")).to_be_visible()  # of the schema
+    page = follow(page, "Metrics, data and lineage")
+    expect(page.get_by_role("cell", name="test_nelbo_nats")).to_be_visible()
+    expect(page.get_by_role("link", name="study tiny").first).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("^digits ")).first).to_be_visible()
+    versions = page.locator("a[href$='#/models/tiny/versions/1']")
+    expect(versions.filter(has_text="v1")).to_be_visible()
 
 
 def test_one_link_shows_two_sweeps_beside_each_other(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from records import START, Store, study
 
 from pipeline.sync.champion import judge
 from pipeline.tracking.registry import DECISION_TAG, Registration, Score, Winner, register
+from pipeline.tracking.run import Metric
 from pipeline.tracking.store import MirrorUnavailable
 
 SCORE = Score(240.0, 0.25, 3, "data-1", "gaussian", "0.7")
@@ -19,6 +21,34 @@ def test_one_seed_against_one_seed_never_leads() -> None:
     better, reason = judge(one, [replace(one, mean_nats=100.0)])
     assert not better
     assert "raise retrain.seeds" in reason
+
+
+def test_a_version_is_among_the_models_of_its_experiment(store: Store) -> None:
+    """With its figures, and where they are from; its files stay with the run."""
+    figures = [
+        Metric("test_nelbo_nats", 241.0, 0, START),
+        Metric("test_nelbo_nats", 240.0, 1, START),
+    ]
+    others = [Metric("search_best_nelbo_nats", 250.0, 0, START)]
+    run = study(status="FINISHED", end_ms=START + 1, metrics=figures + others)
+    run_id = store.mirror().sync(store.name, [run]).run_ids[run.key]
+    winner = Winner(run_id, "model", "a", SCORE, params={"lr": "0.001"}, page="**Winner**")
+    register(store.uri, store.name, winner, judge)
+
+    (model,) = store.client.search_logged_models([store.experiment_id])
+    name = f"{store.name}-1"
+    assert (model.name, model.status, model.source_run_id) == (name, "READY", run_id)
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": store.name, "version": "1"}]
+    assert model.params == {"lr": "0.001"}
+    (metric,) = model.metrics
+    assert (metric.key, metric.value) == ("test_nelbo_nats", 240.0)  # as it is now
+    assert (metric.dataset_name, metric.dataset_digest) == ("fashion-mnist", "d" * 36)
+    assert len(store.client.get_metric_history(run_id, metric.key)) == len(figures)
+
+    link = f"#/experiments/{store.experiment_id}/models/{model.model_id}"
+    reason, more, page = store.client.get_model_version(store.name, "1").description.split("\n\n")
+    assert (reason, page) == ("the first version", "**Winner**")
+    assert more == f"[Metrics, data and lineage]({link})"
 
 
 def aliases(store: Store) -> dict[str, str]:
@@ -49,7 +79,7 @@ def test_the_champion_moves_only_for_a_better_model(store: Store, run_id: str) -
     assert aliases(store) == {"champion": "3", "challenger": "1"}
 
     version = store.client.get_model_version(store.name, "2")
-    assert version.description == within_noise.reason
+    assert version.description.splitlines()[0] == within_noise.reason
     assert version.source == f"runs:/{run_id}/model"
 
     assert enter("b", 239.9) == within_noise
@@ -64,6 +94,8 @@ def test_the_champion_moves_only_for_a_better_model(store: Store, run_id: str) -
     [
         "create_registered_model",
         "create_model_version",
+        "create_logged_model",
+        "log_batch",
         "set_registered_model_alias",
         "update_model_version",
         "set_model_version_tag",
@@ -89,6 +121,7 @@ def test_an_interrupted_registration_is_completed(
     for _ in range(2):
         assert register(store.uri, store.name, winner, judge).version == 1
     assert aliases(store) == {"champion": "1"}
+    assert len(store.client.search_logged_models([store.experiment_id])) == 1
 
 
 @pytest.mark.parametrize(
@@ -110,7 +143,7 @@ def test_what_cannot_be_compared_is_a_challenger(
     assert f"not comparable: {difference}; set the alias by hand" in entered.reason
     assert aliases(store) == {"champion": "1", "challenger": "2"}
     held = store.client.get_model_version(store.name, "2")
-    assert held.description == entered.reason
+    assert held.description.splitlines()[0] == entered.reason
     for _ in range(2):  # nor does it count as a look at the champion
         alike = replace(SCORE, mean_nats=236.0)
         entered = register(store.uri, store.name, Winner(run_id, "model", "c", alike), judge)
@@ -158,7 +191,8 @@ def test_a_page_stands_below_the_reason(store: Store, run_id: str) -> None:
     winner = Winner(run_id, "model", "a", SCORE, page="Sweep **tiny**\n\n| metric | value |")
     entered = register(store.uri, store.name, winner, judge)
     (held,) = store.client.search_model_versions(f"name = '{store.name}'")
-    assert held.description == f"{entered.reason}\n\n{winner.page}"
+    reason, _, below = held.description.split("\n\n", 2)
+    assert (reason, below) == (entered.reason, winner.page)
     store.client.delete_model_version_tag(store.name, held.version, DECISION_TAG)  # interrupted
     assert register(store.uri, store.name, winner, judge).reason == entered.reason
     assert store.client.get_model_version(store.name, held.version).description == held.description
