@@ -17,6 +17,7 @@ from pipeline.vae.likelihood import Likelihood
 
 IMAGES, DRAWS = 4, 4096
 NEAR = 1e-3  # sums in another order differ by less
+ANSWERS = ("nll", "mean", "sample", "constant")  # that every likelihood defines
 TOTAL = 0.01  # as far may probabilities be from 1 in sum
 MEAN = 0.1  # as far may the mean of `constant` be from the image, which several of ours clip
 ERRORS = 6  # standard errors
@@ -41,6 +42,8 @@ def examine(kind: Any, shape: Shape) -> None:
     """Raises what is wrong with a class of likelihoods."""
     if not isinstance(kind, type) or not issubclass(kind, Likelihood):
         raise Fault("must be a class of pipeline.vae.likelihood.Likelihood: derive it from that")
+    if missing := [name for name in ANSWERS if getattr(kind, name) is getattr(Likelihood, name)]:
+        raise Fault(f"has no method {missing[0]}: define it")
     likelihood, twin = kind().eval(), kind().eval()
     if not isinstance(likelihood.maps, int) or likelihood.maps < 1:
         raise Fault(f"maps must be a whole number from 1, but is {likelihood.maps!r}")

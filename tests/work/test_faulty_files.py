@@ -90,6 +90,7 @@ FAMILIES = {
 }
 LIKELIHOODS = {
     "Other": "must be a class of pipeline.vae.likelihood.Likelihood: derive it from that",
+    "NoMean": "has no method mean: define it",
     "NoMaps": "maps must be a whole number from 1, but is 0",
     "Weighted": "log_sigma is a parameter: what is trained belongs to the family",
     "ForAll": "nll must give (4,), but gives ()",
