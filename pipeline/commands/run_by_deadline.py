@@ -11,116 +11,166 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from datetime import datetime
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from pipeline.commands.run_stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
-from pipeline.paths import Paths
+from pipeline.paths import STAGES, Paths
 from pipeline.record import is_current, is_made
-from pipeline.settings.deadline import shown
+from pipeline.settings.deadline import now, shown
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space
-from pipeline.study.budget import WORDS, budget_of, with_budget
+from pipeline.study.budget import WORDS, Budget, budget_of, with_budget
 from pipeline.study.ledger import Ledger, storage_url
 from pipeline.study.workers import resume_cancelled
 from pipeline.sync.follow import following
-from pipeline.work.budget_file import keep_budget
+from pipeline.work.budget_file import as_made, keep_budget
 from pipeline.work.reserve import Reserve
+
+WHEN = {
+    "prepare": "before the data were prepared",
+    "search": "before the search could close",
+    "retrain": "before a candidate was retrained",
+    "evaluate": "before the winner was measured",
+    "render": "before the report was written",
+}
 
 
 def answer(asked: Space, machine: Machine, paths: Paths, file: Space | None = None) -> Space:
     """Runs the stages by `machine.until`; the space with the budget that the outputs have.
 
     `file` is that of the sweep's file, where another budget than its own is asked for. Raises
-    OutOfTime, and leaves the outputs as they were, if there is no winner by then.
+    OutOfTime if there is no report by then. If there was one, all outputs are as they were.
     """
-    file, free, until = file or asked, machine.model_copy(update={"until": None}), machine.until
-    aside = [paths.prepare, paths.search, paths.settings, paths.budget]
-    with _as_before_without(paths.retrain, aside, paths.state) as settled:
+    with _as_before_unless_done(paths) as put_back:
         save(asked, paths, "prepare")
         with (
             following(asked, machine, paths, "prepare") as ended,
+            put_back,  # before MLflow is brought up to date
             closing(Ledger(storage_url(machine, paths))) as ledger,
         ):
-            resume_cancelled(ledger, asked.name)
-            run_stage("prepare", asked, free, paths)
-            ended("prepare")
-            reserve = Reserve(asked, until, machine, paths, ledger) if until else None
-            space = _closing("search", asked, free, paths, reserve)
-            keep_budget(file, space, paths)
-            ended("search")
-            if not is_current("retrain", space, paths):
-                space = _closing("retrain", space, free, paths, reserve)
-            keep_budget(file, space, paths)
-            settled()
-            ended("retrain")
-            for stage in ("evaluate", "render"):
-                if not is_current(stage, space, paths):
-                    run_stage(stage, space, free, paths)
-                ended(stage)
+            return _answer(asked, machine, paths, file or asked, ledger, ended)
+
+
+def _answer(
+    asked: Space,
+    machine: Machine,
+    paths: Paths,
+    file: Space,
+    ledger: Ledger,
+    ended: Callable[[str], None],
+) -> Space:
+    resume_cancelled(ledger, asked.name)
+    _run("prepare", asked, machine, paths)
+    ended("prepare")
+    reserve = None
+    if machine.until:
+        reserve = Reserve(asked, machine.until, machine, paths, ledger, _stands(file, paths))
+    space = _closing("search", asked, machine, paths, reserve)
+    keep_budget(file, space, paths)
+    ended("search")
+    if not is_current("retrain", space, paths):
+        if reserve:
+            space = _closed("retrain", space, reserve.affordable(), reserve, paths)
+        space = _closing("retrain", space, machine, paths, reserve)
+    keep_budget(file, space, paths)
+    ended("retrain")
+    for stage in ("evaluate", "render"):
+        if not is_current(stage, space, paths):
+            _run(stage, space, machine, paths)
+        ended(stage)
     return space
 
 
+def _stands(file: Space, paths: Paths) -> int:
+    """How many trials the report is of that there is."""
+    made = as_made(file, paths)
+    return made.search.trials if is_current("render", made, paths) else 0
+
+
+def _run(stage: str, space: Space, machine: Machine, paths: Paths) -> None:
+    """Runs a stage to its end. Raises OutOfTime."""
+    try:
+        if machine.until and now() >= machine.until:
+            raise OutOfTime
+        run_stage(stage, space, machine, paths)
+    except OutOfTime:
+        raise _too_late(stage, space, machine, paths) from None
+
+
 def _closing(
-    stage: str, space: Space, free: Machine, paths: Paths, reserve: Reserve | None
+    stage: str, space: Space, machine: Machine, paths: Paths, reserve: Reserve | None
 ) -> Space:
     """Runs search or retrain, which closes when its share of the time is over; the space with the
     budget that its output then has."""
     if reserve is None:
-        run_stage(stage, space, free, paths)
+        run_stage(stage, space, machine, paths)
         return space
-    late, closes, why = {
-        "search": (reserve.search_is_over, reserve.searched, "before the search could close"),
-        "retrain": (reserve.retrain_is_over, reserve.retrained, "before a candidate was retrained"),
+    late, closes = {
+        "search": (reserve.search_is_over, reserve.searched),
+        "retrain": (reserve.retrain_is_over, reserve.retrained),
     }[stage]
     try:
-        run_stage(stage, space, free, paths, late=late)
+        run_stage(stage, space, machine, paths, late=late)
         return space
     except OutOfTime:
-        budget = closes()
-        if budget is None or reserve.left() <= 0:
-            raise _too_late(space, reserve.until, paths, why) from None
-    asked, closed = budget_of(space), with_budget(space, budget)
-    chosen = " on ".join(f"{budget[key]} of {asked[key]} {WORDS[key]}" for key in budget)
-    say(f"{stage} {space.name}: closes with {chosen}, to have an answer by {shown(reserve.until)}")
-    save(closed, paths, stage)
-    run_stage(stage, closed, free, paths)
+        budget = None if reserve.left() <= 0 else closes()
+        if budget is None:
+            raise _too_late(stage, space, machine, paths) from None
+    closed = _closed(stage, space, budget, reserve, paths)
+    _run(stage, closed, machine, paths)
     return closed
 
 
-def _too_late(space: Space, until: datetime, paths: Paths, when: str) -> OutOfTime:
-    stands = "; the winner and the report of before stand" if is_made(paths, "retrain") else ""
+def _closed(stage: str, space: Space, budget: Budget, reserve: Reserve, paths: Paths) -> Space:
+    """The space with a budget, of which it is said if it is less than is asked for."""
+    asked, closed = budget_of(space), with_budget(space, budget)
+    if closed == space:
+        return space
+    chosen = " on ".join(f"{budget[key]} of {asked[key]} {WORDS[key]}" for key in budget)
+    say(f"{stage} {space.name}: closes with {chosen}, to have an answer by {shown(reserve.until)}")
+    save(closed, paths, stage)
+    return closed
+
+
+def _too_late(stage: str, space: Space, machine: Machine, paths: Paths) -> OutOfTime:
+    assert machine.until is not None
+    stands = "; the winner and the report of before stand" if is_made(paths, "render") else ""
     return OutOfTime(
-        f"run {space.name}: no new answer by {shown(until)}: the time was up {when}{stands};"
-        " nothing is lost: the same command goes on"
+        f"run {space.name}: no new answer by {shown(machine.until)}: the time was up"
+        f" {WHEN[stage]}{stands}; nothing is lost: the same command goes on"
     )
 
 
 @contextmanager
-def _as_before_without(
-    later: Path, places: list[Path], beside: Path
-) -> Iterator[Callable[[], None]]:
-    """Puts files and folders back if the block fails before it calls what it is given, where a
-    stage after them was made: that one stands, and so must what it was made from.
+def _as_before_unless_done(paths: Paths) -> Iterator[AbstractContextManager[None]]:
+    """Puts all outputs back if the block fails where a report was made: that one stands, and so
+    must what it was made from. So does what the block is given, when it fails itself.
 
-    They wait in a folder `beside`: on the same disk, on which a link is all that a copy takes.
+    They wait in a folder on the same disk, on which a link is all that a copy takes.
     """
-    settled: list[bool] = []
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="aside-", dir=beside) as folder:
+    places = [*map(paths.stage, STAGES), paths.settings, paths.budget]
+    was_made = is_made(paths, "render")
+    paths.state.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="aside-", dir=paths.state) as folder:
         kept = {place: Path(folder) / place.name for place in places if place.exists()}
         for place, copy in kept.items():
             _copy(place, copy)
-        try:
-            yield lambda: settled.append(True)
-        except BaseException:
-            if later.exists() and not settled:
-                _put_back(places, kept)
-            raise
+
+        @contextmanager
+        def put_back() -> Iterator[None]:
+            try:
+                yield
+            except BaseException:
+                if was_made:
+                    _put_back(places, kept)
+                raise
+
+        with put_back():
+            yield put_back()
 
 
 def _put_back(places: list[Path], kept: dict[Path, Path]) -> None:

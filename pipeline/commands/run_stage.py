@@ -17,12 +17,14 @@ from pipeline.settings.space import Space
 
 
 def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: Any) -> None:
-    """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C."""
+    """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C; OutOfTime at
+    `machine.until`, then the output of before stands."""
     from pipeline.work.reserve import timed
+    from pipeline.work.stopping import ends_at
 
     check_folder(paths.stage(stage))  # before it says or does anything
     with interruptible(stage, space):
-        with timed(stage, paths):
+        with ends_at(machine.until, f"{stage} {space.name}"), timed(stage, paths):
             import_module(f"pipeline.stages.{stage}").run(space, machine, paths, **more)
         check_unchanged(stage, space, paths)
 

@@ -53,7 +53,7 @@ def _measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
     from pipeline.vae.checkpoint import load_model
     from pipeline.vae.process import arithmetic, prepare_process, resolve_device
 
-    device = resolve_device(granted(machine.device))
+    device = resolve_device(granted(machine.device, until=machine.until))
     prepare_process(device)
     manifest = read_json(paths.manifest)
     test = load_images(paths.prepare, "test", device)

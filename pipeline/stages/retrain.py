@@ -104,7 +104,7 @@ def _validation(machine: Machine, paths: Paths) -> Tensor:
     from pipeline.data.prepared import load_images
     from pipeline.vae.process import prepare_process, resolve_device
 
-    device = resolve_device(granted(machine.device))
+    device = resolve_device(granted(machine.device, until=machine.until))
     prepare_process(device)
     return load_images(paths.prepare, "validation", device)
 

@@ -63,12 +63,12 @@ def finished_trials(space: Space, parts: Sequence[Part]) -> int:
     return 0
 
 
-def finished_runs(space: Space, candidates: int, is_over: Callable[[Space], bool]) -> Budget | None:
-    """The most candidates, and then seeds, whose retraining `is_over`; None: not one's on two
-    seeds."""
+def most_runs(space: Space, candidates: int, holds: Callable[[Space], bool]) -> Budget | None:
+    """The most candidates, and then seeds, for whose retraining `holds` is true; None: not for
+    one's on two seeds."""
     for top in range(min(space.retrain.top, candidates), 0, -1):
         for seeds in range(space.retrain.seeds, min(LEAST_SEEDS, space.retrain.seeds) - 1, -1):
             budget = {"retrain.top": top, "retrain.seeds": seeds}
-            if is_over(with_budget(space, budget)):
+            if holds(with_budget(space, budget)):
                 return budget
     return None

@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import OutOfTime, UserError
+from pipeline.settings.deadline import now, shown
 
 IDLE = "idle"  # the device
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -46,16 +48,23 @@ class Own:
 own = Own()
 
 
-def granted(device: str, stop: Callable[[], bool] = lambda: False) -> str:
+def granted(
+    device: str, stop: Callable[[], bool] = lambda: False, until: datetime | None = None
+) -> str:
     """The device for PyTorch: for `idle` that of the card that this process then has.
 
     One is waited for until `stop()`, then it is `idle` still. Raises UserError where there is none
-    that could become idle.
+    that could become idle; OutOfTime where none is and it is later than `until`.
     """
     said = own.lock is not None
     while device == IDLE and own.lock is None and not stop():
         why = [f"{card.index}: {_take(card)}" for card in _choice() if own.lock is None]
         if own.lock is None:
+            if until and now() >= until:
+                raise OutOfTime(
+                    f"no GPU is idle ({', '.join(why)}) by {shown(until)}, the time limit: nothing"
+                    " is lost, the same command goes on"
+                )
             if not said:
                 print(f"waits for an idle GPU ({', '.join(why)})", file=sys.stderr, flush=True)
             said = True

@@ -77,12 +77,12 @@ class Crew:
                 self._run_workers(stop)
             if not stop.signals:
                 self._clear_finished()
-        if stop.signals or not self._is_over():
-            kind = OutOfTime if stop.asked and not stop.signals else Interrupted
-            raise kind(
-                f"{title}: {self._why(stop)} {self._so_far()}; nothing is lost: the same command"
-                " goes on"
-            )
+            if stop.signals or not self._is_over():
+                kind = OutOfTime if stop.asked and not stop.signals else Interrupted
+                raise kind(
+                    f"{title}: {self._why(stop)} {self._so_far()}; nothing is lost: the same"
+                    " command goes on"
+                )
 
     def _why(self, stop: Stop) -> str:
         if self._leaves(stop):
@@ -140,7 +140,7 @@ class Crew:
             if stop.asked and not told:
                 if self._leaves(stop):
                     return
-                progress.say("stopping after this epoch; once more to leave at once")
+                progress.say("stopping after this step; once more to leave at once")
                 launcher.stop()
                 told = True
             if stop.urgent:

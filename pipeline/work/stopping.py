@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from pipeline.errors import OutOfTime
 from pipeline.settings.deadline import now, shown
 from pipeline.study.patience import is_waiting
 
 PARENT_SECONDS = 0.25
-GRACE_SECONDS = 15.0  # for states to be saved, of who is to be at an end before a deadline
+GRACE_SECONDS = 15.0  # for workers to end a step and save, of which either is a second or less
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 
 
@@ -24,10 +25,11 @@ class Stop:
     def __init__(self, until: datetime | None, late: Callable[[], bool] | None = None):
         """`late` says that the share of the time is used up which this work has of a whole."""
         self.signals: list[int] = []
+        self.rang = False  # the alarm of `ends_at`
         self._twice = False  # a signal after the first request
         self._until = until
         self._share_is_over = late or (lambda: False)
-        self._over_since: float | None = None  # the share of the time; it stays so
+        self._over_since: float | None = None  # the share of the time, or all; it stays so
 
     def hear(self, number: int) -> None:
         """Takes a signal. The deadline itself is no one's second request, whenever it passes.
@@ -42,6 +44,12 @@ class Stop:
         if is_waiting():
             raise KeyboardInterrupt
 
+    def ring(self, alarm: Callable[[int, None], object]) -> None:
+        """Takes the alarm of `ends_at`, which is given on where nobody looks at it."""
+        self.rang = True
+        if is_waiting():
+            alarm(signal.SIGALRM, None)
+
     @property
     def asked(self) -> bool:
         """Whether work should end, its trainings saved where they are."""
@@ -49,7 +57,7 @@ class Stop:
 
     @property
     def urgent(self) -> bool:
-        """Whether work should end at once: the stages that come after it need the time."""
+        """Whether work should end at once: what comes after it needs the time."""
         over = self._over_since
         return self._twice or (over is not None and time.monotonic() > over + GRACE_SECONDS)
 
@@ -66,7 +74,7 @@ class Stop:
 
     @property
     def _is_over(self) -> bool:
-        if self._over_since is None and self._share_is_over():
+        if self._over_since is None and (self.rang or self._share_is_over()):
             self._over_since = time.monotonic()
         return self._over_since is not None
 
@@ -81,12 +89,47 @@ def stop_requests(until: datetime | None, late: Callable[[], bool] | None = None
             signal.signal(kind, lambda number, _: stop.hear(number))
     if "DVC_STAGE" in os.environ:
         threading.Thread(target=_watch_parent, args=(os.getppid(), over), daemon=True).start()
+    alarm = signal.getsignal(signal.SIGALRM)
+    if callable(alarm):
+        signal.signal(signal.SIGALRM, lambda *_: stop.ring(alarm))
     try:
         yield stop
     finally:
         over.set()
-        for kind, handler in before.items():
+        for kind, handler in {**before, signal.SIGALRM: alarm}.items():
             signal.signal(kind, handler)
+    if stop.rang:  # and all was done by then
+        signal.raise_signal(signal.SIGALRM)
+
+
+@contextmanager
+def ends_at(until: datetime | None, title: str) -> Iterator[None]:
+    """Raises OutOfTime at `until`, wherever the block is; within `stop_requests` when work has
+    stopped. A block that begins later has no such end."""
+    left = (until - now()) / timedelta(seconds=1) if until else 0.0
+    if until is None or left <= 0:
+        yield
+        return
+    rang: list[int] = []
+
+    def ring(number: int, _: object) -> None:
+        rang.append(number)
+        raise KeyboardInterrupt  # which no code takes for its own failure
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not rang:
+            raise
+        raise OutOfTime(
+            f"{title}: stopped at {shown(until)}, its time limit; nothing is lost: the same"
+            " command goes on"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _watch_parent(parent: int, over: threading.Event) -> None:

@@ -11,8 +11,8 @@ from searches import STUDY, Worker, complete, mixed, outcome, search, toy_space,
 
 from pipeline.settings.space import Space
 from pipeline.study.budget import (
-    finished_runs,
     finished_trials,
+    most_runs,
     with_budget,
 )
 from pipeline.study.ledger import Ledger
@@ -115,5 +115,5 @@ class TestRuns:
         def is_over(reduced: Space) -> bool:
             return min(ended[: reduced.retrain.top]) >= reduced.retrain.seeds
 
-        budget = finished_runs(space, len(ended), is_over)
+        budget = most_runs(space, len(ended), is_over)
         assert (budget and tuple(budget.values())) == expected

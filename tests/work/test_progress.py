@@ -125,8 +125,8 @@ def test_many_workers_leave_no_room_for_what_is_finished(terminal: Screen) -> No
 
 
 def test_a_note_is_shown_in_both(log: Screen, terminal: Screen) -> None:
-    log.progress.say("stopping after this epoch")
-    assert log.new() == "search tiny: stopping after this epoch\n"
-    terminal.progress.say("stopping after this epoch")
+    log.progress.say("stopping after this step")
+    assert log.new() == "search tiny: stopping after this step\n"
+    terminal.progress.say("stopping after this step")
     with terminal.progress:
-        assert "stopping after this epoch" in terminal.new()
+        assert "stopping after this step" in terminal.new()

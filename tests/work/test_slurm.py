@@ -289,6 +289,6 @@ def test_ctrl_c_leaves_no_job_behind(head: Head) -> None:
         eventually(lambda: head.made.held(head.ledger), "a trial is in work")
         command.send_signal(signal.SIGINT)
         assert command.wait() == 130
-    assert "stopping after this epoch" in head.made.errors
+    assert "stopping after this step" in head.made.errors
     assert head.cluster("squeue", "-h", "-t", "PENDING,RUNNING") == ""
     assert head.made.held(head.ledger) == []
