@@ -19,7 +19,7 @@ from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import STAGES, Paths
 from pipeline.record import is_current, is_made
-from pipeline.settings.deadline import now, shown
+from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space
@@ -94,7 +94,7 @@ def _stands(file: Space, paths: Paths) -> int:
 def _run(stage: str, space: Space, machine: Machine, paths: Paths) -> None:
     """Runs a stage to its end. Raises OutOfTime."""
     try:
-        if machine.until and now() >= machine.until:
+        if machine.until and deadline.now() >= machine.until:
             raise OutOfTime
         run_stage(stage, space, machine, paths)
     except OutOfTime:
@@ -131,7 +131,9 @@ def _closed(stage: str, space: Space, budget: Budget, reserve: Reserve, paths: P
     if closed == space:
         return space
     chosen = " on ".join(f"{budget[key]} of {asked[key]} {WORDS[key]}" for key in budget)
-    say(f"{stage} {space.name}: closes with {chosen}, to have an answer by {shown(reserve.until)}")
+    say(
+        f"{stage} {space.name}: closes with {chosen}, to have an answer by {deadline.shown(reserve.until)}"
+    )
     save(closed, paths, stage)
     return closed
 
@@ -140,7 +142,7 @@ def _too_late(stage: str, space: Space, machine: Machine, paths: Paths) -> OutOf
     assert machine.until is not None
     stands = "; the winner and the report of before stand" if is_made(paths, "render") else ""
     return OutOfTime(
-        f"run {space.name}: no new answer by {shown(machine.until)}: the time was up"
+        f"run {space.name}: no new answer by {deadline.shown(machine.until)}: the time was up"
         f" {WHEN[stage]}{stands}; nothing is lost: the same command goes on"
     )
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import OutOfTime, UserError
-from pipeline.settings.deadline import now, shown
+from pipeline.settings import deadline
 
 IDLE = "idle"  # the device
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -60,10 +60,10 @@ def granted(
     while device == IDLE and own.lock is None and not stop():
         why = [f"{card.index}: {_take(card)}" for card in _choice() if own.lock is None]
         if own.lock is None:
-            if until and now() >= until:
+            if until and deadline.now() >= until:
                 raise OutOfTime(
-                    f"no GPU is idle ({', '.join(why)}) by {shown(until)}, the time limit: nothing"
-                    " is lost, the same command goes on"
+                    f"no GPU is idle ({', '.join(why)}) by {deadline.shown(until)}, the time limit:"
+                    " nothing is lost, the same command goes on"
                 )
             if not said:
                 print(f"waits for an idle GPU ({', '.join(why)})", file=sys.stderr, flush=True)

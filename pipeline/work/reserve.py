@@ -32,7 +32,8 @@ from pipeline.study.rows import Part, trials_of
 from pipeline.study.watch import Watch
 
 LOOK_SECONDS = 1.0  # between two looks at the ledger
-MARGIN = 1.5  # the machine may become slower, and stages take longer than they did
+MARGIN = 2.0  # of what cannot become less any more, should the machine become slower meanwhile
+TRAINING = 1.25  # of runs, of which the last may be left out
 LATEST_EPOCHS = 20
 # Core-seconds measured on small data, by one and a half (bench/LOG.md): of the search's tables, of
 # workers that import torch, of choosing the winner, and of what no pass over the images is.
@@ -75,14 +76,14 @@ class Reserve:
 
     def _search_is_over(self) -> bool:
         self._watch.refresh()
-        best, beside = self._best(), CLOSE + self._beside()
+        best, beside = self._best(), MARGIN * CLOSE + self._beside()
         least = self._training(best[:1], min(LEAST_SEEDS, self._space.retrain.seeds))
         whole = self._training(best, self._space.retrain.seeds)
         # Where time is short, half of it is for the search: what is a winner among very few worth?
         half = (self._worth(self._at_first) - beside) / 2
         if self._worth(self.left()) > beside + max(least, min(whole, half)):
             return False
-        in_reach = self.left() >= beside + least  # with a core for each process
+        in_reach = self.left() >= (beside + least) / MARGIN
         return in_reach and finished_trials(self._space, self._watch.parts) > self._stands
 
     def searched(self) -> Budget | None:
@@ -147,7 +148,7 @@ class Reserve:
     def _worth(self, seconds: float) -> float:
         """The core-seconds that this machine gives in a time to each process of a sweep."""
         runs = [run for study in self._candidates for run in self._ledger.parts(study.id)]
-        return seconds / (MARGIN * crowding([*self._watch.parts, *runs]))
+        return seconds / crowding([*self._watch.parts, *runs])
 
     def _beside(self) -> float:
         """Core-seconds of all that comes after the runs of the candidates."""
@@ -158,7 +159,7 @@ class Reserve:
         pace = max(map(_pace, self._watch.parts), default=0.0)
         guesses = {"evaluate": EVALUATE + passes * share * pace * FORWARD, "render": RENDER}
         rest: float = sum(known.get(stage, guess) for stage, guess in guesses.items())
-        return CHOOSE + rest
+        return MARGIN * (CHOOSE + rest)
 
     def _training(self, best: Iterable[Part], seeds: int) -> float:
         """Core-seconds, of the worker that has most to do, of what is left of these candidates'
@@ -171,7 +172,8 @@ class Reserve:
             for seed in range(seeds):
                 runs.append(_epochs_left(done.get(seed), study) * _pace(part))
                 measured += check * _pace(part)
-        return START * any(runs) + _together(runs, self._workers) + measured
+        start = MARGIN * START * any(runs)
+        return start + TRAINING * _together(runs, self._workers) + measured
 
     def _study(self, part: Part) -> Study:
         return candidate_study(self._space, self._data, part.parameters or {})

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from pipeline.errors import OutOfTime
-from pipeline.settings.deadline import now, shown
+from pipeline.settings import deadline
 from pipeline.study.patience import is_waiting
 
 PARENT_SECONDS = 0.25
@@ -66,11 +66,11 @@ class Stop:
         """What has happened, to be followed by how far the work has come."""
         if self.signals or not self._until:
             return "interrupted"
-        return f"stopped at {shown(self._until)}, its time limit,"
+        return f"stopped at {deadline.shown(self._until)}, its time limit,"
 
     @property
     def _late(self) -> bool:
-        return self._until is not None and now() >= self._until
+        return self._until is not None and deadline.now() >= self._until
 
     @property
     def _is_over(self) -> bool:
@@ -106,7 +106,7 @@ def stop_requests(until: datetime | None, late: Callable[[], bool] | None = None
 def ends_at(until: datetime | None, title: str) -> Iterator[None]:
     """Raises OutOfTime at `until`, wherever the block is; within `stop_requests` when work has
     stopped. A block that begins later has no such end."""
-    left = (until - now()) / timedelta(seconds=1) if until else 0.0
+    left = (until - deadline.now()) / timedelta(seconds=1) if until else 0.0
     if until is None or left <= 0:
         yield
         return
@@ -124,8 +124,8 @@ def ends_at(until: datetime | None, title: str) -> Iterator[None]:
         if not rang:
             raise
         raise OutOfTime(
-            f"{title}: stopped at {shown(until)}, its time limit; nothing is lost: the same"
-            " command goes on"
+            f"{title}: stopped at {deadline.shown(until)}, its time limit; nothing is lost: the"
+            " same command goes on"
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

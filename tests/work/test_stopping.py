@@ -9,15 +9,15 @@ from datetime import timedelta
 
 import pytest
 
+from pipeline.settings import deadline
 from pipeline.settings.deadline import now
-from pipeline.work import stopping
 from pipeline.work.stopping import stop_requests
 
 
 @pytest.fixture
 def pass_deadline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes the time that is two hours away be over."""
-    return lambda: monkeypatch.setattr(stopping, "now", lambda: now() + timedelta(hours=3))
+    return lambda: monkeypatch.setattr(deadline, "now", lambda: now() + timedelta(hours=3))
 
 
 def interrupt() -> None:
