@@ -131,9 +131,8 @@ def _closed(stage: str, space: Space, budget: Budget, reserve: Reserve, paths: P
     if closed == space:
         return space
     chosen = " on ".join(f"{budget[key]} of {asked[key]} {WORDS[key]}" for key in budget)
-    say(
-        f"{stage} {space.name}: closes with {chosen}, to have an answer by {deadline.shown(reserve.until)}"
-    )
+    by = deadline.shown(reserve.until)
+    say(f"{stage} {space.name}: closes with {chosen}, to have an answer by {by}")
     save(closed, paths, stage)
     return closed
 

@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
+from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import read
 from pipeline.settings.space import Space, load_space, space_names
@@ -39,6 +41,7 @@ SHORTEST_SECONDS = 2.0  # between two looks at the ledger
 LONGEST_SECONDS = 10.0
 SHARE = 0.005  # of a core for following a sweep, as far as LONGEST_SECONDS allows
 CATCH_UP_SECONDS = 60.0  # a command waits for its mirror after its work
+LATE_SECONDS = 10.0  # the same at a deadline
 STOP_SECONDS = 10.0  # the mirror has to save how far it came
 
 
@@ -95,7 +98,7 @@ def following(
             relayed = False  # the error is the only line
             raise
         finally:
-            late = _finish(process, told, _late(space.name, machine))
+            late = _finish(process, told, _late(space.name, machine), _patience(machine.until))
             if relayed:
                 _relay(said, late)
 
@@ -226,12 +229,18 @@ def _late(name: str, machine: Machine) -> str:
     )
 
 
-def _finish(process: subprocess.Popen[str], told: IO[str], late: str) -> str:
+def _patience(until: datetime | None) -> float:
+    """Seconds for the last sync; `sync` sends what a deadline leaves no time for."""
+    left = (until - deadline.now()).total_seconds() if until else CATCH_UP_SECONDS
+    return min(max(left, LATE_SECONDS), CATCH_UP_SECONDS)
+
+
+def _finish(process: subprocess.Popen[str], told: IO[str], late: str, patience: float) -> str:
     """Waits for the last sync, though not for ever; `late` if it has not come to its end."""
     with suppress(BrokenPipeError):
         told.close()
     try:
-        process.wait(CATCH_UP_SECONDS)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):

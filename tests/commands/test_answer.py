@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,9 @@ from pipeline.files import write_json
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.deadline import now
+from pipeline.settings.machine import Machine
+from pipeline.settings.space import load_space
+from pipeline.study.budget import with_budget
 from pipeline.study.ledger import Ledger
 from pipeline.study.rows import Part
 from pipeline.work.reserve import Reserve, crowding
@@ -172,6 +176,67 @@ def test_that_of_before_keeps_the_data_that_it_was_made_from(tiny: Worked) -> No
     assert tiny.give("run", "tiny", "--until", until)[0] == 130
     assert outputs(tiny) == before
     assert not list((tiny.runs / "state").glob("aside-*"))
+
+
+@pytest.mark.parametrize(
+    ("where", "when"),
+    [
+        ("retrain.choose", "before a candidate was retrained"),
+        ("evaluate.measured", "before the winner was measured"),
+        ("render.audit_outputs", "before the report was written"),
+    ],
+)
+def test_nor_if_a_last_stage_takes_too_long(
+    worked: Worked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, when: str
+) -> None:
+    sweep = worked.copy(tmp_path / "clone")
+    sweep.edit("evaluate", "nelbo_samples", 2)
+    if where.startswith("retrain"):
+        shutil.rmtree(sweep.runs / "tiny" / "retrain")  # its runs are in the ledger
+    before = outputs(sweep)
+    passes = lambda *_: signal.raise_signal(signal.SIGALRM)  # noqa: E731
+    monkeypatch.setattr(f"pipeline.stages.{where}", passes)
+    code, out, err = sweep.give("run", "tiny", "--for", LATER)
+    assert (code, out) == (130, "")
+    assert f": the time was up {when}; the winner and the report of before stand;" in err
+    assert outputs(sweep) == before
+    monkeypatch.undo()
+    sweep.done("run", "tiny", "--for", LATER)
+    sweep.done("verify", "tiny", "--no-mlflow")
+
+
+def test_a_single_stage_ends_at_the_deadline_of_the_machine(
+    worked: Worked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = worked.copy(tmp_path / "clone")
+    before = outputs(sweep)
+    monkeypatch.setenv("PIPELINE_UNTIL", (now() + timedelta(hours=2)).isoformat())
+    passes = lambda *_: signal.raise_signal(signal.SIGALRM)  # noqa: E731
+    monkeypatch.setattr("pipeline.stages.evaluate.measured", passes)
+    code, out, err = sweep.give("evaluate", "tiny")
+    assert (code, out, err.count("\n")) == (130, "", 1)
+    assert err.startswith("evaluate tiny: stopped at ")
+    assert outputs(sweep) == before
+
+
+def test_a_search_closes_for_what_is_new_alone(worked: Worked) -> None:
+    paths, machine = Paths(worked.root, "tiny"), Machine(workers=2)
+    space = with_budget(load_space(worked.root, "tiny"), {"search.trials": 6, "retrain.seeds": 3})
+    ledger = Ledger(f"sqlite:///{paths.ledger}")
+
+    def reserve(seconds: float, stands: int) -> Reserve:
+        return Reserve(space, now() + timedelta(seconds=seconds), machine, paths, ledger, stands)
+
+    try:
+        assert not reserve(7200, 0).search_is_over()
+        assert reserve(25, 2).search_is_over()  # three trials have ended
+        assert not reserve(25, 3).search_is_over()
+        assert not reserve(1, 0).search_is_over()  # out of reach
+        whole, least = ({"retrain.top": 1, "retrain.seeds": seeds} for seeds in (3, 2))
+        assert reserve(7200, 0).affordable() == whole
+        assert reserve(1, 0).affordable() == least
+    finally:
+        ledger.close()
 
 
 @pytest.mark.slow

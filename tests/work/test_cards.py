@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 from crews import Sweep
 
-from pipeline.errors import UserError
+from pipeline.errors import OutOfTime, UserError
+from pipeline.settings.deadline import now
 from pipeline.work import cards
 from pipeline.work.causes import MOVES
 from pipeline.work.worker import Worker
@@ -169,6 +171,14 @@ def test_it_waits_no_longer_than_it_is_to(box: list[Gpu], waiting: Any) -> None:
     waiting(lambda: told.append(True))
     assert cards.granted("idle", lambda: bool(told)) == "idle"
     assert bound == []
+
+
+def test_nor_past_a_deadline(box: list[Gpu]) -> None:
+    box += [Gpu("a", percents=[90])]
+    with pytest.raises(OutOfTime, match=r"no GPU is idle \(0: 90 % busy\) by .*, the time limit:"):
+        cards.granted("idle", until=now() - timedelta(seconds=1))
+    box[0] = Gpu("b")
+    assert cards.granted("idle", until=now() - timedelta(seconds=1)) == "cuda"
 
 
 def test_no_driver_no_card_no_library(box: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
+from pipeline.errors import OutOfTime
 from pipeline.settings import deadline
 from pipeline.settings.deadline import now
-from pipeline.work.stopping import stop_requests
+from pipeline.work.stopping import ends_at, stop_requests
 
 
 @pytest.fixture
@@ -55,3 +57,33 @@ def test_a_closed_terminal_is_one_request_however_often_it_is_told() -> None:
         assert stop.signals == [signal.SIGHUP]  # by which workers of Slurm are left alone
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.urgent
+
+
+def test_a_deadline_ends_work_wherever_it_is() -> None:
+    later, soon = now() + timedelta(hours=2), now() + timedelta(seconds=0.01)
+    said = r"evaluate tiny: stopped at .*, its time limit; nothing is lost"
+    with pytest.raises(OutOfTime, match=said), ends_at(later, "evaluate tiny"):
+        signal.raise_signal(signal.SIGALRM)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with pytest.raises(OutOfTime), ends_at(soon, "evaluate tiny"):
+        time.sleep(60)
+
+
+def test_ctrl_c_is_no_deadline_and_what_begins_after_one_has_none() -> None:
+    with pytest.raises(KeyboardInterrupt), ends_at(now() + timedelta(hours=2), "evaluate tiny"):
+        interrupt()
+    with ends_at(now() - timedelta(seconds=1), "evaluate tiny"):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_trainings_are_saved_before_a_deadline_ends_their_stage() -> None:
+    saved = []
+
+    def train() -> None:
+        with stop_requests(None) as stop:
+            signal.raise_signal(signal.SIGALRM)
+            saved.append(stop.asked and not stop.urgent)
+
+    with pytest.raises(OutOfTime), ends_at(now() + timedelta(hours=2), "retrain tiny"):
+        train()
+    assert saved == [True]
