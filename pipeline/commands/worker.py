@@ -68,10 +68,11 @@ def work(
             device = granted(device, lambda: _leaves(told, ledger, presence))
             if device == IDLE:
                 return INTERRUPTED if told.leave else 0
+            told.then = _leave_at_once  # it holds nothing, and to import torch may take long
+            if told.leave:
+                return INTERRUPTED
             worker = Worker(job, ledger, root, device, slot, only, presence)
             told.then = worker.stop
-            if told.leave:
-                worker.stop()
             return worker.work()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -84,6 +85,10 @@ def work(
         first = (str(error).splitlines() or [""])[0]
         print(f"{type(error).__name__}: {first}", file=sys.stderr, flush=True)
         return code
+
+
+def _leave_at_once() -> None:
+    raise KeyboardInterrupt
 
 
 def _leaves(told: Told, ledger: Ledger, presence: Presence) -> bool:

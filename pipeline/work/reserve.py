@@ -92,10 +92,13 @@ class Reserve:
         return {"search.trials": trials} if trials else None
 
     def affordable(self) -> Budget:
-        """The budget of a retraining that there is time for; one candidate's at least."""
+        """The budget of a retraining that there is time for; one candidate's at least. Of one that
+        can close with what there is, all."""
         self._watch.refresh()
         best, retrain = self._best(), self._space.retrain
         self._candidates = [self._study(part) for part in best]
+        if self.retrained() is not None:
+            return {}
         have = self._worth(self.left()) - self._beside()
 
         def fits(space: Space) -> bool:

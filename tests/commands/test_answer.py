@@ -232,7 +232,12 @@ def test_a_search_closes_for_what_is_new_alone(worked: Worked) -> None:
         assert reserve(25, 2).search_is_over()  # three trials have ended
         assert not reserve(25, 3).search_is_over()
         assert not reserve(1, 0).search_is_over()  # out of reach
-        whole, least = ({"retrain.top": 1, "retrain.seeds": seeds} for seeds in (3, 2))
+        assert reserve(1, 0).affordable() == {}  # two runs have ended
+        space = with_budget(space, {"retrain.seeds": 4})
+        space = space.model_copy(
+            update={"retrain": space.retrain.model_copy(update={"epochs": 500})}
+        )
+        whole, least = ({"retrain.top": 1, "retrain.seeds": seeds} for seeds in (4, 2))
         assert reserve(7200, 0).affordable() == whole
         assert reserve(1, 0).affordable() == least
     finally:

@@ -8,6 +8,7 @@ import pytest
 from crews import Killed, Sweep, at_epoch
 from sqlalchemy.exc import OperationalError
 
+from pipeline.commands import worker as command
 from pipeline.seeds import trial_seed
 from pipeline.study import heartbeat as renewal_module
 from pipeline.study import ledger as ledger_module
@@ -18,6 +19,7 @@ from pipeline.study.workers import Presence
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name, process_start
+from pipeline.work.told import Told
 from pipeline.work.worker import INTERRUPTED
 
 
@@ -164,6 +166,26 @@ def test_a_long_epoch_keeps_its_lease(tiny: Sweep, monkeypatch: pytest.MonkeyPat
     worker = tiny.worker()
     assert worker.work() == 0
     assert renewed[:3] == [0, 0, 0]
+
+
+def test_who_is_told_to_leave_before_it_has_begun_leaves_at_once(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To import torch takes long where others keep the machine busy."""
+    job, told = tiny.worker()._job, Told()
+    job.keep(tiny.ledger)
+
+    def begins(*_: object) -> None:
+        told._hear()
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(command, "Worker", begins)
+    monkeypatch.setattr(command, "_die_with_parent", lambda: None)
+    monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{tiny.paths.ledger}")
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+    for _ in range(2):  # the second one has heard it even earlier
+        assert command.work(tiny.root, job.id, 0, told, child=True) == INTERRUPTED
+    assert tiny.held() == []
 
 
 def test_a_job_is_read_as_it_was_written_and_holds_no_password(tiny: Sweep) -> None:
