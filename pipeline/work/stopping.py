@@ -16,6 +16,7 @@ from pipeline.study.patience import is_waiting
 
 PARENT_SECONDS = 0.25
 GRACE_SECONDS = 15.0  # for workers to end a step and save, of which either is a second or less
+AGAIN_SECONDS = 5.0  # Python drops what is raised within callbacks, as of its import locks
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
 
 
@@ -117,7 +118,7 @@ def ends_at(until: datetime | None, title: str) -> Iterator[None]:
         raise KeyboardInterrupt  # which no code takes for its own failure
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, left)
+    signal.setitimer(signal.ITIMER_REAL, left, AGAIN_SECONDS)
     try:
         yield
     except KeyboardInterrupt:

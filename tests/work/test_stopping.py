@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.errors import OutOfTime
 from pipeline.settings import deadline
 from pipeline.settings.deadline import now
+from pipeline.work import stopping
 from pipeline.work.stopping import ends_at, stop_requests
 
 
@@ -67,6 +69,19 @@ def test_a_deadline_ends_work_wherever_it_is() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     with pytest.raises(OutOfTime), ends_at(soon, "evaluate tiny"):
         time.sleep(60)
+
+
+def test_a_deadline_that_python_has_dropped_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does where it passes within a callback or a `__del__`."""
+    monkeypatch.setattr(stopping, "AGAIN_SECONDS", 0.01)
+
+    def evaluate() -> None:
+        with suppress(KeyboardInterrupt):
+            time.sleep(60)
+        time.sleep(60)
+
+    with pytest.raises(OutOfTime), ends_at(now() + timedelta(seconds=0.01), "evaluate tiny"):
+        evaluate()
 
 
 def test_ctrl_c_is_no_deadline_and_what_begins_after_one_has_none() -> None:
