@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from servers import Server, wait_for
 from sweeps import Desk
 
 from pipeline.files import read_json, write_json, write_text
+from pipeline.settings.deadline import now
 from pipeline.settings.machine import Machine
 from pipeline.sync import follow
 from pipeline.tracking.store import connect, store_of
@@ -67,6 +69,12 @@ def test_a_mirror_that_the_command_cannot_wait_for_is_continued_where_it_was(
     for run in held.values():
         assert run["info"][1] == "FINISHED"
         assert all(len(points) in (1, 3) for points in run["metrics"].values())
+
+
+def test_past_a_deadline_a_mirror_has_ten_seconds() -> None:
+    assert follow._patience(None) == follow._patience(now() + timedelta(hours=1)) == 60.0
+    assert 25.0 < follow._patience(now() + timedelta(seconds=30)) <= 30.0
+    assert follow._patience(now() - timedelta(seconds=1)) == 10.0
 
 
 def test_a_lost_store_comes_back_equal_and_its_runs_lead_to_their_origin(
