@@ -219,9 +219,14 @@ def test_a_single_stage_ends_at_the_deadline_of_the_machine(
     assert outputs(sweep) == before
 
 
-def test_a_search_closes_for_what_is_new_alone(worked: Worked) -> None:
-    paths, machine = Paths(worked.root, "tiny"), Machine(workers=2)
-    space = with_budget(load_space(worked.root, "tiny"), {"search.trials": 6, "retrain.seeds": 3})
+def test_a_search_closes_for_what_is_new_alone(
+    worked: Worked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = worked.copy(tmp_path / "clone")
+    paths, machine = Paths(sweep.root, "tiny"), Machine(workers=2)
+    space = with_budget(load_space(sweep.root, "tiny"), {"search.trials": 6, "retrain.seeds": 3})
+    write_json(paths.seconds, {"evaluate": 5.0, "render": 5.0})
+    monkeypatch.setattr("pipeline.work.reserve.crowding", lambda _: 1.0)
     ledger = Ledger(f"sqlite:///{paths.ledger}")
 
     def reserve(seconds: float, stands: int) -> Reserve:
@@ -229,8 +234,8 @@ def test_a_search_closes_for_what_is_new_alone(worked: Worked) -> None:
 
     try:
         assert not reserve(7200, 0).search_is_over()
-        assert reserve(25, 2).search_is_over()  # three trials have ended
-        assert not reserve(25, 3).search_is_over()
+        assert reserve(20, 2).search_is_over()  # three trials have ended
+        assert not reserve(20, 3).search_is_over()
         assert not reserve(1, 0).search_is_over()  # out of reach
         assert reserve(1, 0).affordable() == {}  # two runs have ended
         space = with_budget(space, {"retrain.seeds": 4})
