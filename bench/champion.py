@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.hardware import table
-from pipeline.study.champion_rule import Sample, succeed
+from pipeline.study.confirmation.champion_rule import Sample, succeed
 
 HISTORIES, NIGHTS, SEED = 500, 30, 0
 NOISE = 0.25  # nats, of one seed

@@ -30,17 +30,17 @@ import sqlalchemy as sa
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.space import Space, load_space
-from pipeline.study.ahead import PLAN, Turn
-from pipeline.study.claim import Claimant, Plan
 from pipeline.study.identity import search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.plan import Planner, Step
-from pipeline.study.propose import Proposer
-from pipeline.study.prune import should_prune
-from pipeline.study.rows import Part
-from pipeline.study.sampler import distribution
-from pipeline.study.schema import TRIALS
-from pipeline.study.storage import open_storage, transaction
+from pipeline.study.search.plan import Planner, Step
+from pipeline.study.search.propose import Proposer
+from pipeline.study.search.prune import should_prune
+from pipeline.study.search.sampler import distribution
+from pipeline.study.storage.ahead import PLAN, Turn
+from pipeline.study.storage.claim import Claimant, Plan
+from pipeline.study.storage.engine import open_storage, transaction
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Part
+from pipeline.study.storage.schema import TRIALS
 from pipeline.study.watch import Watch
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
-from pipeline.study.informing import observed
-from pipeline.study.kept import read_table
-from pipeline.study.propose import Proposer
+from pipeline.study.search.informing import observed
+from pipeline.study.search.kept import read_table
+from pipeline.study.search.propose import Proposer
 
 if TYPE_CHECKING:
     from bench.surrogate import Array, Landscape

@@ -100,7 +100,7 @@ def with_optuna(folder: Path, loop: str, seed: int, sampler: str) -> None:
     """Plain Optuna: TPE or random search, no pruning, one process."""
     import optuna
 
-    from pipeline.study.sampler import distribution
+    from pipeline.study.search.sampler import distribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}

@@ -11,11 +11,11 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
-from pipeline.study.informing import first_tried
-from pipeline.study.plan import Planner
-from pipeline.study.propose import Proposer
-from pipeline.study.rows import Part
-from pipeline.study.sampler import ask, centre, distribution, encode
+from pipeline.study.search.informing import first_tried
+from pipeline.study.search.plan import Planner
+from pipeline.study.search.propose import Proposer
+from pipeline.study.search.sampler import ask, centre, distribution, encode
+from pipeline.study.storage.rows import Part
 
 
 @dataclass(frozen=True)

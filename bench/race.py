@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.study.race import Rules, Run, replay
+from pipeline.study.confirmation.race import Rules, Run, replay
 
 FILE = Path(__file__).with_name("landscape-fashion.csv")
 EPOCHS, SEARCHED, SETTINGS, SEEDS = 16, 8, 24, 3

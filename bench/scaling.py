@@ -42,11 +42,11 @@ from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.plan import Planner
-from pipeline.study.propose import Proposer
+from pipeline.study.search.plan import Planner
+from pipeline.study.search.propose import Proposer
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.workers import Presence, arrive
 from pipeline.study.watch import Watch
-from pipeline.study.workers import Presence, arrive
 from pipeline.work import trial, worker
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name

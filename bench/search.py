@@ -35,7 +35,7 @@ import yaml
 from bench.hardware import hardware, table
 from pipeline.paths import Paths
 from pipeline.settings.machine import load_machine
-from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.storage.ledger import Ledger, storage_url
 
 ROOT = Path(__file__).parent.parent
 LOOK_SECONDS = 0.5

@@ -31,9 +31,9 @@ from bench.hardware import hardware, table
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import Space, load_space
-from pipeline.study.claim import Claimant, Plan
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.storage.claim import Claimant, Plan
+from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.sync import follow
 from pipeline.sync.lag import lag_line
 from pipeline.sync.sweep import CURVES

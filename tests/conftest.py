@@ -17,7 +17,7 @@ import pytest
 from desk import Desk
 from postgres import Postgres
 
-from pipeline.study import ledger
+from pipeline.study.storage import ledger
 
 if TYPE_CHECKING:
     from cluster import Cluster

@@ -20,8 +20,8 @@ from pipeline.paths import Paths
 from pipeline.settings.space import load_space, parse_space
 from pipeline.settings.validation import read_yaml
 from pipeline.study.identity import candidate_study, search_study
-from pipeline.study.ledger import Ledger, Trial
-from pipeline.study.sampler import centre
+from pipeline.study.search.sampler import centre
+from pipeline.study.storage.ledger import Ledger, Trial
 from pipeline.vae.checkpoint import rebuild
 from pipeline.vae.measure import elbo
 from pipeline.vae.training import VALIDATION_SEED

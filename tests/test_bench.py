@@ -16,7 +16,7 @@ from postgres import BINARIES
 from bench.growth import ROOT
 from bench.search import followed, move
 from pipeline.settings.space import parse_space
-from pipeline.study.sampler import centre
+from pipeline.study.search.sampler import centre
 
 
 def test_a_search_that_cannot_run_is_an_error_and_no_slow_search(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from worked import Worked
 
 from pipeline.paths import STAGES
 from pipeline.seeds import digest
-from pipeline.study.ledger import Ledger
-from pipeline.study.workers import keep_job
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.workers import keep_job
 from pipeline.work.job import open_job
 
 

@@ -1,7 +1,8 @@
 """Sweeps side by side, and what their winners' difference is, where that means something.
 
 Test figures are shown; sweeps are told apart on the validation images, seed by seed and image by
-image, as the candidates of one sweep are (`pipeline.study.compare`): the test set chooses nothing.
+image, as the candidates of one sweep are (`pipeline.study.confirmation.compare`): the test set
+chooses nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline.files import read_array, read_json
 from pipeline.record import open_inputs
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.settings.space import Space
-from pipeline.study.compare import Difference, Matrix, difference
+from pipeline.study.confirmation.compare import Difference, Matrix, difference
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -136,9 +136,9 @@ class Sweep:
 
         from pipeline.settings.machine import load_machine
         from pipeline.study.identity import search_study
-        from pipeline.study.plan import belonging
-        from pipeline.study.reading import reading
-        from pipeline.study.rows import trials_of
+        from pipeline.study.search.plan import belonging
+        from pipeline.study.storage.readonly import reading
+        from pipeline.study.storage.rows import trials_of
         from pipeline.study.tables import curves_table, trials_table
         from pipeline.work.budget_file import as_worked_on
 

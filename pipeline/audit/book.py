@@ -18,7 +18,7 @@ from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, search_study
 from pipeline.study.receipt import read_studies, recorded_part
 from pipeline.study.restore import written
-from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.storage.rows import Part, Trial, trials_of
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pipeline.audit.book import Book
-from pipeline.study.beginning import Beginning, beginning
 from pipeline.study.receipt import part_record
-from pipeline.study.rows import Part
+from pipeline.study.search.beginning import Beginning, beginning
+from pipeline.study.storage.rows import Part
 
 FILE = "search/study.json"
 

@@ -14,17 +14,17 @@ from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.search_section import PRUNERS
 from pipeline.settings.space import Space
-from pipeline.study.arithmetic import difference
-from pipeline.study.clock import cost_of
-from pipeline.study.constraints import within
 from pipeline.study.identity import changes
-from pipeline.study.numerics import of_proposals
-from pipeline.study.plan import Planner, belonging
-from pipeline.study.propose import proposer_of
-from pipeline.study.prune import should_prune
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import part_record, recorded_part
-from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.search.clock import cost_of
+from pipeline.study.search.constraints import within
+from pipeline.study.search.numerics import of_proposals
+from pipeline.study.search.plan import Planner, belonging
+from pipeline.study.search.propose import proposer_of
+from pipeline.study.search.prune import should_prune
+from pipeline.study.storage.arithmetic import difference
+from pipeline.study.storage.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.vae.schedule import kl_warmup_end
 from pipeline.vae.setting import read_setting

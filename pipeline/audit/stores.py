@@ -7,14 +7,14 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from pipeline.audit.book import Book
-from pipeline.study.arithmetic import difference
-from pipeline.study.beginning import table_of
-from pipeline.study.keeping import kept_of, origin_of
-from pipeline.study.kept import Kept
-from pipeline.study.ledger import Ledger
-from pipeline.study.racing import race_of, used
+from pipeline.study.confirmation.racing import race_of, used
 from pipeline.study.receipt import part_record
-from pipeline.study.rows import Part
+from pipeline.study.search.beginning import table_of
+from pipeline.study.search.keeping import kept_of, origin_of
+from pipeline.study.search.kept import Kept
+from pipeline.study.storage.arithmetic import difference
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Part
 
 SEARCH, RUNS = "search/study.json", "retrain/runs.json"
 

@@ -18,7 +18,7 @@ from pipeline.audit.search import entry, sizes
 from pipeline.audit.text import CLOSE, different
 from pipeline.errors import UserError
 from pipeline.results.states import Kind, State
-from pipeline.study.candidates import (
+from pipeline.study.confirmation.candidates import (
     best_seed,
     candidates_table,
     history_table,
@@ -26,11 +26,11 @@ from pipeline.study.candidates import (
     model_record,
     winner_record,
 )
+from pipeline.study.confirmation.race import Race
+from pipeline.study.confirmation.racing import race_of, used
+from pipeline.study.confirmation.winner import Candidate, Verdict, choose
 from pipeline.study.identity import candidate_study, changes
-from pipeline.study.race import Race
-from pipeline.study.racing import race_of, used
-from pipeline.study.rows import Trial, trials_of
-from pipeline.study.winner import Candidate, Verdict, choose
+from pipeline.study.storage.rows import Trial, trials_of
 from pipeline.vae.model import build
 from pipeline.vae.setting import read_architecture, read_setting
 

@@ -19,10 +19,10 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import PATIENCE_SECONDS
-from pipeline.study.reading import reading
-from pipeline.study.rows import Part
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import PATIENCE_SECONDS
+from pipeline.study.storage.readonly import reading
+from pipeline.study.storage.rows import Part
 from pipeline.work.budget_file import as_made
 
 HOLDER = ("owner", "expires", "strikes")  # of a part: who works on it is of no use elsewhere

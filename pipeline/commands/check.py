@@ -17,7 +17,7 @@ from pipeline.settings.space import Space, load_space
 from pipeline.work.own import own_faults
 
 if TYPE_CHECKING:
-    from pipeline.study.rows import Part
+    from pipeline.study.storage.rows import Part
 
 
 def check_texts(root: Path, name: str) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _cost(space: Space, kept: Sequence[Part]) -> str:
     if not space.searched:
         most = retrain.seeds * retrain.epochs
         return f"at most {most} epochs: {retrain.seeds} seeds × {retrain.epochs}"
-    from pipeline.study.forecast import forecast
+    from pipeline.study.search.forecast import forecast
 
     had = sum(part.epochs - part.since for part in kept)
     new = max(0, search.trials - len({part.trial for part in kept}))

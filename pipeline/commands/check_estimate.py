@@ -21,7 +21,7 @@ from pipeline.settings.space import Space
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.study.rows import Part
+    from pipeline.study.storage.rows import Part
     from pipeline.vae.cost import Size
     from pipeline.vae.model import VAE
 
@@ -68,7 +68,7 @@ def _training_images(space: Space, images: Images) -> int:
 
 def _settings(space: Space) -> Iterator[dict[str, Value]]:
     """The centre, and the settings at the ends of all that decides the weights."""
-    from pipeline.study.sampler import centre
+    from pipeline.study.search.sampler import centre
 
     middle = centre(space.searched)
     yield middle
@@ -102,7 +102,7 @@ def time_steps(space: Space, shape: tuple[int, int, int]) -> tuple[float, int, i
     import psutil
     import torch
 
-    from pipeline.study.sampler import centre
+    from pipeline.study.search.sampler import centre
     from pipeline.vae.model import build
     from pipeline.vae.setting import read_architecture
 
@@ -143,9 +143,9 @@ def _time(
     kept: Sequence[Part],
 ) -> str:
     """Of search and retrain, by the seconds of an epoch of the centre's setting."""
-    from pipeline.study.clock import cost_of
-    from pipeline.study.forecast import forecast
-    from pipeline.study.sampler import centre
+    from pipeline.study.search.clock import cost_of
+    from pipeline.study.search.forecast import forecast
+    from pipeline.study.search.sampler import centre
 
     search, retrain = space.search, space.retrain
     top = retrain.top if space.searched else 1

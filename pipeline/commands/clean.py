@@ -19,8 +19,8 @@ from pipeline.record import checked
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names
-from pipeline.study.ledger import Ledger
-from pipeline.study.reading import working
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.readonly import working
 from pipeline.sync.outputs import winner_model
 from pipeline.work.owners import release_the_dead
 

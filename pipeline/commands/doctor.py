@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, cores
-from pipeline.study.health import health
+from pipeline.study.storage.health import health
 from pipeline.tracking.store import mask
 from pipeline.work.slurm import refusal
 
@@ -186,7 +186,7 @@ def _slurm(_: Path, machine: Machine) -> Iterator[Finding]:
 
 
 def _disk(root: Path, machine: Machine) -> Iterator[Finding]:
-    from pipeline.study.storage import NETWORK, file_system
+    from pipeline.study.storage.engine import NETWORK, file_system
 
     state = Paths(root, "").state
     folder = next(each for each in (state, *state.parents) if each.exists())

@@ -10,7 +10,7 @@ from pipeline.record import prepared_sha256
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 from pipeline.study.identity import search_study
-from pipeline.study.reading import reading
+from pipeline.study.storage.readonly import reading
 from pipeline.sync.optuna_study import export_search
 from pipeline.work.budget_file import as_worked_on
 

@@ -14,14 +14,14 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.observations import SUFFIX
 from pipeline.settings.space import NAME, Space
 from pipeline.study.identity import TRAINING_SEMANTICS, search_study
-from pipeline.study.keeping import contradictions, kept_of, merged, origin_of
-from pipeline.study.kept import Kept, Origin, table_text
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import PATIENCE_SECONDS
-from pipeline.study.reading import reading
+from pipeline.study.search.keeping import contradictions, kept_of, merged, origin_of
+from pipeline.study.search.kept import Kept, Origin, table_text
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import PATIENCE_SECONDS
+from pipeline.study.storage.readonly import reading
 
 if TYPE_CHECKING:
-    from pipeline.study.beginning import Beginning
+    from pipeline.study.search.beginning import Beginning
 
 
 def keep(root: Path, machine: Machine, name: str, only: Sequence[str] = ()) -> list[str]:
@@ -119,7 +119,7 @@ def begins(space: Space, paths: Paths) -> Beginning | None:
     """
     if space.search.observations is None or not paths.manifest.exists():
         return None
-    from pipeline.study.beginning import beginning
+    from pipeline.study.search.beginning import beginning
 
     manifest = read_json(paths.manifest)
     shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
@@ -136,7 +136,7 @@ def kept_text(space: Space, paths: Paths, found: Beginning | None) -> str:
         return ""
     if found:
         return f"  kept       {found.text()}"
-    from pipeline.study.beginning import table_of
+    from pipeline.study.search.beginning import table_of
 
     said = f"{len(table_of(given, paths, space.name))} kept trials: how many count is told"
     return f"  kept       {said} once `prepare` has run"

@@ -70,8 +70,8 @@ def _nelbo(paths: Paths, file: Path) -> str:
 
 def _at_work(root: Path, machine: Machine) -> dict[str, int]:
     """How many trials of each sweep somebody holds. A ledger that is not there is not made."""
-    from pipeline.study.patience import PATIENCE_SECONDS
-    from pipeline.study.reading import reading
+    from pipeline.study.storage.outages import PATIENCE_SECONDS
+    from pipeline.study.storage.readonly import reading
 
     with reading(machine, Paths(root, ""), PATIENCE_SECONDS) as ledger:
         return {

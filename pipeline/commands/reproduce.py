@@ -13,10 +13,10 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.own_files import read_source
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import PATIENCE_SECONDS
-from pipeline.study.reading import reading
 from pipeline.study.restore import file_text, restored, space_text, study_of
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import PATIENCE_SECONDS
+from pipeline.study.storage.readonly import reading
 from pipeline.work.reproduce import train_again
 from pipeline.work.trainings import Trainer
 

@@ -16,10 +16,10 @@ from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.reading import has_ledger
-from pipeline.study.reopen import AtWork, Reopening, reopen, to_reopen
-from pipeline.study.rows import Part
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.readonly import has_ledger
+from pipeline.study.storage.reopen import AtWork, Reopening, reopen, to_reopen
+from pipeline.study.storage.rows import Part
 
 
 def retry_failed(root: Path, machine: Machine, name: str, number: int | None) -> list[str]:

@@ -49,8 +49,8 @@ def _run_all(
     if stages == ("prepare",):
         run_stage("prepare", space, machine, paths)
         return
-    from pipeline.study.ledger import Ledger, storage_url
-    from pipeline.study.workers import resume_cancelled
+    from pipeline.study.storage.ledger import Ledger, storage_url
+    from pipeline.study.storage.workers import resume_cancelled
     from pipeline.sync.follow import following
     from pipeline.work.budget_file import keep_budget
 

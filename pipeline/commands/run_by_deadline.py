@@ -24,8 +24,8 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space
 from pipeline.study.budget import WORDS, Budget, budget_of, with_budget
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.workers import resume_cancelled
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.workers import resume_cancelled
 from pipeline.sync.follow import following
 from pipeline.work.budget_file import as_made, keep_budget
 from pipeline.work.reserve import Reserve

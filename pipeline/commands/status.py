@@ -19,8 +19,8 @@ from pipeline.work.progress import clock_time
 
 if TYPE_CHECKING:
     from pipeline.study.identity import Study
-    from pipeline.study.ledger import Ledger
-    from pipeline.study.rows import Trial
+    from pipeline.study.storage.ledger import Ledger
+    from pipeline.study.storage.rows import Trial
     from pipeline.study.watch import Stage, Watch
 
 
@@ -30,7 +30,7 @@ def status_text(root: Path, machine: Machine, name: str | None, wrong: list[str]
     What is wrong with a sweep, its space or its outputs, is added to `wrong`: the others are
     shown. Raises UserError for an unknown name.
     """
-    from pipeline.study.reading import reading
+    from pipeline.study.storage.readonly import reading
 
     blocks: list[str] = []
     with reading(machine, Paths(root, "")) as ledger:
@@ -94,7 +94,7 @@ def current_studies(space: Space, paths: Paths) -> dict[str, Study]:
 
 def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None) -> Iterator[str]:
     """`stage`: of the present studies of its kind; None if it is an earlier one."""
-    from pipeline.study.arithmetic import summary
+    from pipeline.study.storage.arithmetic import summary
 
     watches = stage.watches if stage else []
     watch = next((each for each in watches if each.study.id == id_), None)
@@ -155,7 +155,7 @@ def _rungs(watch: Watch) -> str:
 
 def _left(trials: list[Trial], watch: Watch, stage: Stage) -> str:
     """Ended of all, and the time that the rest takes at the pace of those who work now."""
-    from pipeline.study.forecast import forecast
+    from pipeline.study.search.forecast import forecast
     from pipeline.study.watch import most_trials, races
 
     study = watch.study
@@ -191,7 +191,7 @@ def _epochs(trial: Trial, current: Study | None) -> str:
 
 
 def _holder(trial: Trial, now: float) -> str:
-    from pipeline.study.ledger import LEASE_SECONDS
+    from pipeline.study.storage.ledger import LEASE_SECONDS
     from pipeline.work.owners import is_gone, is_here, shown
 
     if trial.owner is None:

@@ -31,9 +31,9 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space
 from pipeline.study.budget import budget_text, with_budget
 from pipeline.study.identity import search_study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.reading import reading
-from pipeline.study.turn import renewed, take_turn
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.readonly import reading
+from pipeline.study.storage.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
 from pipeline.work.budget_file import as_made, as_worked_on
 from pipeline.work.lineage import NIGHT, commit_and_diff
@@ -141,7 +141,7 @@ def _trials(file: Space, before: Standing, paths: Paths, add: int | None) -> int
     """How many are asked for this time: never fewer than there are outputs of."""
     if add is None:
         return as_worked_on(file, paths).search.trials
-    from pipeline.study.beginning import kept_trials  # late: it imports torch
+    from pipeline.study.search.beginning import kept_trials  # late: it imports torch
 
     done = 0
     with suppress(OSError, UserError, KeyError):

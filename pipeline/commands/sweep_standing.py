@@ -14,9 +14,9 @@ from pipeline.paths import Paths
 from pipeline.record import belongs, is_made, open_stage, read_record
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
-from pipeline.study.compare import Matrix, difference
-from pipeline.study.reading import reading
-from pipeline.study.rows import Part
+from pipeline.study.confirmation.compare import Matrix, difference
+from pipeline.study.storage.readonly import reading
+from pipeline.study.storage.rows import Part
 
 
 @dataclass(frozen=True)

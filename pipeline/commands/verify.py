@@ -16,12 +16,12 @@ from pipeline.paths import STAGES, Paths
 from pipeline.seeds import derive_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.rows import trials_of
+from pipeline.study.storage.rows import trials_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.study.ledger import Ledger
+    from pipeline.study.storage.ledger import Ledger
 
 LAST = {  # what a person looks for of a stage
     "retrain": "retrain/winner.json",
@@ -44,7 +44,7 @@ def verify(
     Trains so many trials again, and measures the winner's weights again if asked to. Writes
     nothing. Raises UserError if there is no search to audit.
     """
-    from pipeline.study.reading import has_ledger
+    from pipeline.study.storage.readonly import has_ledger
     from pipeline.work.budget_file import as_made
 
     paths = Paths(root, name)
@@ -63,8 +63,8 @@ def verify(
 
 
 def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None:
-    from pipeline.study.patience import PATIENCE_SECONDS
-    from pipeline.study.reading import reading
+    from pipeline.study.storage.outages import PATIENCE_SECONDS
+    from pipeline.study.storage.readonly import reading
 
     with reading(machine, book.paths, PATIENCE_SECONDS) as ledger:
         audit.look("ledger", lambda: stores.findings(book, ledger))
@@ -150,7 +150,7 @@ def _row(
     ledger."""
     import numpy as np
 
-    from pipeline.study.candidates import model_record
+    from pipeline.study.confirmation.candidates import model_record
     from pipeline.work.weights import image_by_image
 
     assert book.measured is not None

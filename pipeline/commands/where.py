@@ -19,10 +19,10 @@ from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import NAME
 from pipeline.settings.validation import read_yaml
-from pipeline.study.ledger import Ledger
-from pipeline.study.reading import reading
 from pipeline.study.receipt import read_studies
-from pipeline.study.rows import Trial
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.readonly import reading
+from pipeline.study.storage.rows import Trial
 from pipeline.tracking.store import MirrorUnavailable, find_run, store_of
 from pipeline.work.lineage import code_sha256, unpack
 

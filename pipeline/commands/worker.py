@@ -20,9 +20,9 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.record import is_made
 from pipeline.settings.machine import Machine, load_machine
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.patience import StorageAway
-from pipeline.study.workers import CANCEL, Presence, arrive, depart, look
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.workers import CANCEL, Presence, arrive, depart, look
 from pipeline.work.cards import IDLE, granted, neighbour
 from pipeline.work.causes import MOVES, exit_code
 from pipeline.work.job import Job, check_code, open_job

@@ -9,9 +9,9 @@ from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
-from pipeline.study.ledger import LEASE_SECONDS, Ledger
-from pipeline.study.reading import working
-from pipeline.study.workers import CANCEL, PAUSE, Present, jobs, wish, wished, workers
+from pipeline.study.storage.ledger import LEASE_SECONDS, Ledger
+from pipeline.study.storage.readonly import working
+from pipeline.study.storage.workers import CANCEL, PAUSE, Present, jobs, wish, wished, workers
 from pipeline.work.owners import is_gone, shown
 from pipeline.work.progress import clock_time
 from pipeline.work.slurm import cancel_waiting

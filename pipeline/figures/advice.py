@@ -174,7 +174,7 @@ def random_as_well(parts: pd.DataFrame, sources: Sequence[str], search: Search) 
 
     They are compared where all trials have been, at the first rung, by the one-sided rank test of
     Mann and Whitney: how often a proposal beats a draw. `sources` says of every trial where its
-    parameters came from (see `pipeline.study.sources`).
+    parameters came from (see `pipeline.study.search.sources`).
     """
     there = at_first_rung(parts)
     there = there[there["until"] == there["until"].mode().max()]

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a trial is; see `pipeline.study.transitions` for how it gets there."""
+    """Where a trial is; see `pipeline.study.storage.transitions` for how it gets there."""
 
     RUNNING = "running"  # somebody holds it, or it waits for the next worker
     COMPLETE = "complete"

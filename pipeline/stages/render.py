@@ -14,9 +14,9 @@ from pipeline.paths import Paths
 from pipeline.record import INPUTS, open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.beginning import beginning
 from pipeline.study.receipt import read_studies, recorded_part
-from pipeline.study.sources import Source, sources
+from pipeline.study.search.beginning import beginning
+from pipeline.study.search.sources import Source, sources
 from pipeline.vae.process import prepare_process
 
 

@@ -20,8 +20,7 @@ from pipeline.paths import Paths
 from pipeline.record import open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.arithmetic import difference
-from pipeline.study.candidates import (
+from pipeline.study.confirmation.candidates import (
     best_seed,
     candidates_table,
     history_table,
@@ -29,12 +28,13 @@ from pipeline.study.candidates import (
     model_record,
     winner_record,
 )
+from pipeline.study.confirmation.racing import race_of, used
+from pipeline.study.confirmation.winner import Candidate, choose
 from pipeline.study.identity import Study, candidate_study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.racing import race_of, used
 from pipeline.study.receipt import left_out, write_studies
-from pipeline.study.rows import Trial
-from pipeline.study.winner import Candidate, choose
+from pipeline.study.storage.arithmetic import difference
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.rows import Trial
 from pipeline.work.cards import granted
 from pipeline.work.crew import Crew
 from pipeline.work.gate import undertrained

@@ -18,13 +18,13 @@ from pipeline.record import open_inputs, recorded
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.beginning import Beginning, beginning
 from pipeline.study.identity import Study, changes, search_study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.plan import belonging
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import left_out, write_studies
-from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.search.beginning import Beginning, beginning
+from pipeline.study.search.plan import belonging
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.study.watch import Watch, most_trials
 from pipeline.work.crew import Crew

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from pipeline.results.states import State
 from pipeline.settings.space import Space
-from pipeline.study.plan import Planner
 from pipeline.study.ranking import ranked
-from pipeline.study.rows import Part, trials_of
+from pipeline.study.search.plan import Planner
+from pipeline.study.storage.rows import Part, trials_of
 
 KEYS = (("search", "trials"), ("retrain", "top"), ("retrain", "seeds"))
 WORDS = {"search.trials": "trials", "retrain.top": "candidates", "retrain.seeds": "seeds"}

@@ -15,8 +15,8 @@ from pipeline.results.states import State
 from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.space import Space
-from pipeline.study.rows import Trial
-from pipeline.study.sampler import distribution
+from pipeline.study.search.sampler import distribution
+from pipeline.study.storage.rows import Trial
 
 if TYPE_CHECKING:
     import optuna

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.results.states import FINISHED, RANKED, State
 from pipeline.settings.space import Space
-from pipeline.study.arithmetic import summary
-from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.storage.arithmetic import summary
+from pipeline.study.storage.rows import Part, Trial, trials_of
 from pipeline.study.tables import pareto_front
 
 MOST_RANKED = 20  # that retrain.top may ask for

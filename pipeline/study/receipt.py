@@ -12,7 +12,7 @@ from pipeline.results.keys import TIMES
 from pipeline.settings.own_files import SOURCES
 from pipeline.settings.space import Space
 from pipeline.study.identity import Study
-from pipeline.study.rows import Part, Trial
+from pipeline.study.storage.rows import Part, Trial
 
 TOLD = ("arithmetic", "kept")  # of what a trial records of where it comes from
 HELD = ("number", "state", "parameters", "result", "reason", "curve")  # of any

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.results.keys import CURVE, KEPT_FROM, PARTS, TRIAL
-from pipeline.study.rows import Trial
+from pipeline.study.storage.rows import Trial
 
 if TYPE_CHECKING:
     import pandas as pd

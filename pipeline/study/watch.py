@@ -7,13 +7,13 @@ from functools import cached_property
 
 from pipeline.results.states import Kind, State
 from pipeline.settings.space import Space
+from pipeline.study.confirmation.race import Race
+from pipeline.study.confirmation.racing import race_of, rules_of
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
-from pipeline.study.look import look_at
-from pipeline.study.plan import Planner
-from pipeline.study.race import Race
-from pipeline.study.racing import race_of, rules_of
-from pipeline.study.rows import Part
+from pipeline.study.search.plan import Planner
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.look import look_at
+from pipeline.study.storage.rows import Part
 
 ENDED = (State.COMPLETE, State.FAILED)  # of a run: it does not go on
 

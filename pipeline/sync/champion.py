@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.record import open_stage
 from pipeline.results.keys import HEADLINE
 from pipeline.settings.own_files import SOURCES, with_digest
-from pipeline.study.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
+from pipeline.study.confirmation.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
 from pipeline.sync.outputs import Outputs, description, model_place, winner_digest, winner_model
 from pipeline.sync.shown import params
 from pipeline.sync.sweep import Sweep

@@ -25,9 +25,9 @@ from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import read
 from pipeline.settings.space import Space, load_space, space_names
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.patience import StorageAway
-from pipeline.study.reading import working
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.readonly import working
 from pipeline.sync.champion import register_winner, save_winner
 from pipeline.sync.optuna_study import LiveStudy
 from pipeline.sync.sweep import Sweep

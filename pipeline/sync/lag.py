@@ -14,8 +14,8 @@ from typing import Any
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.ledger import Ledger
-from pipeline.study.rows import Mark
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Mark
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.cursor import Log, Sent, load_cursor
 from pipeline.tracking.moved import came_along

@@ -8,10 +8,10 @@ from pipeline.record import prepared_sha256
 from pipeline.settings.space import Space
 from pipeline.study.export import Exported, export
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import StorageAway
-from pipeline.study.plan import belonging
-from pipeline.study.rows import Mark, trials_of
+from pipeline.study.search.plan import belonging
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.rows import Mark, trials_of
 
 
 def export_search(

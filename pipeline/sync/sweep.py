@@ -11,11 +11,11 @@ from typing import Any
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.space import Space
-from pipeline.study.arithmetic import summary as arithmetic_of
 from pipeline.study.identity import candidate_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.rows import Mark, Trial
-from pipeline.study.view import View
+from pipeline.study.storage.arithmetic import summary as arithmetic_of
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Mark, Trial
+from pipeline.study.storage.view import View
 from pipeline.sync.outputs import Outputs, artifacts, dataset, description
 from pipeline.sync.shown import CURVES, best, ended, epoch_points, kept, origin, params, points
 from pipeline.sync.system import samples_of

@@ -1,8 +1,8 @@
 """What an epoch of a training costs, by a formula: never a measured time.
 
-The virtual clock of a search (`pipeline.study.clock`) counts in these units, so they must be the
-same everywhere. They are multiply-adds of a matrix product on one core of a processor: those of the
-model itself, and what else takes the time of so many, as it was measured for `bench.cost`.
+The virtual clock of a search (`pipeline.study.search.clock`) counts in these units, so they must be
+the same everywhere. They are multiply-adds of a matrix product on one core of a processor: those of
+the model itself, and what else takes the time of so many, as it was measured for `bench.cost`.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from contextlib import suppress
 
 from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
-from pipeline.study.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
-from pipeline.study.claim import Claimant, Lease, Plan, Reopened
-from pipeline.study.clock import Cost
-from pipeline.study.ledger import LEASE_SECONDS, Ledger
-from pipeline.study.propose import Proposer
-from pipeline.study.race import Ask
+from pipeline.study.confirmation.race import Ask
+from pipeline.study.search.clock import Cost
+from pipeline.study.search.propose import Proposer
+from pipeline.study.storage.ahead import PLAN, WATCH, Turn, is_wanted, workers_there
+from pipeline.study.storage.claim import Claimant, Lease, Plan, Reopened
+from pipeline.study.storage.ledger import LEASE_SECONDS, Ledger
 from pipeline.study.watch import Stage, Watch
 from pipeline.work.job import Job
 from pipeline.work.owners import is_gone

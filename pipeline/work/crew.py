@@ -20,12 +20,12 @@ from pipeline.results.states import Kind, State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.space import Space
+from pipeline.study.confirmation.race import FIRST_SEEDS
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger, storage_url
-from pipeline.study.patience import StorageAway
-from pipeline.study.race import FIRST_SEEDS
+from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.workers import CANCEL, PAUSE, wished
 from pipeline.study.watch import Stage, most_trials, races
-from pipeline.study.workers import CANCEL, PAUSE, wished
 from pipeline.work.cards import IDLE, cards, leave
 from pipeline.work.checkpoints import clear_finished
 from pipeline.work.job import Job

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
-from pipeline.study.ledger import LEASE_SECONDS
+from pipeline.study.storage.ledger import LEASE_SECONDS
 
 SHORTEST, LONGEST = 0.1, 4.0  # seconds between two looks
 LATE = 0.1  # by this part of the wait a look may be late

@@ -11,8 +11,8 @@ from pipeline.seeds import digest
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
-from pipeline.study.workers import find_job, keep_job
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.workers import find_job, keep_job
 from pipeline.work.lineage import code_sha256
 
 

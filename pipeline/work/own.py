@@ -10,8 +10,8 @@ from pipeline.own_code import Fault, own_module
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
-from pipeline.study.sampler import completed
-from pipeline.study.sampler_faults import sampler_faults
+from pipeline.study.search.sampler import completed
+from pipeline.study.search.sampler_faults import sampler_faults
 
 
 def check_own(space: Space, shape: tuple[int, int, int]) -> None:

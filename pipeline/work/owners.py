@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
+from pipeline.study.storage.ledger import Ledger
 
 PROC = Path("/proc")  # where there is none, psutil knows less exactly
 MACHINE_ID = Path("/etc/machine-id")

@@ -14,11 +14,11 @@ from rich.text import Text
 
 from pipeline.results.states import Kind, State
 from pipeline.settings.space import Space
-from pipeline.study.forecast import forecast
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import StorageAway
-from pipeline.study.rows import Part
+from pipeline.study.search.forecast import forecast
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.rows import Part
 from pipeline.study.watch import Stage, races
 
 ROWS = 12

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.results.keys import TIMES
 from pipeline.results.states import State
-from pipeline.study.arithmetic import difference as unlike
 from pipeline.study.identity import Study
-from pipeline.study.rows import Trial
+from pipeline.study.storage.arithmetic import difference as unlike
+from pipeline.study.storage.rows import Trial
 from pipeline.work.trainings import Trainer, TrialFailed, outcome
 
 if TYPE_CHECKING:

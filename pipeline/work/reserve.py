@@ -23,12 +23,12 @@ from pipeline.settings import deadline
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.space import Space
 from pipeline.study.budget import LEAST_SEEDS, Budget, finished_trials, most_runs
+from pipeline.study.confirmation.racing import race_of
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.patience import StorageAway
-from pipeline.study.racing import race_of
 from pipeline.study.ranking import ranked
-from pipeline.study.rows import Part, trials_of
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import StorageAway
+from pipeline.study.storage.rows import Part, trials_of
 from pipeline.study.watch import Watch
 
 LOOK_SECONDS = 1.0  # between two looks at the ledger

@@ -19,8 +19,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.settings.machine import Machine
 from pipeline.settings.machine import Slurm as Settings
-from pipeline.study.ledger import Ledger
-from pipeline.study.workers import Present, send_away, workers
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.workers import Present, send_away, workers
 from pipeline.work.causes import CRASHES
 from pipeline.work.job import Job
 from pipeline.work.pool import WRONG_INPUT, WorkersKeepDying

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pipeline.errors import OutOfTime
 from pipeline.settings import deadline
-from pipeline.study.patience import is_waiting
+from pipeline.study.storage.outages import is_waiting
 
 PARENT_SECONDS = 0.25
 GRACE_SECONDS = 15.0  # for workers to end a step and save, of which either is a second or less

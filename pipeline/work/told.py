@@ -21,8 +21,8 @@ class Told:
     def _hear(self, *_: object) -> None:
         self.leave = True
         self.then()
-        patience = sys.modules.get("pipeline.study.patience")  # late: it imports sqlalchemy
-        if patience and patience.is_waiting():  # nobody would look at it
+        outages = sys.modules.get("pipeline.study.storage.outages")  # late: it imports sqlalchemy
+        if outages and outages.is_waiting():  # nobody would look at it
             raise KeyboardInterrupt
 
 

@@ -18,9 +18,9 @@ from pipeline.results.states import Kind
 from pipeline.seeds import trial_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
-from pipeline.study.clock import cost_of
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
-from pipeline.study.numerics import of_training
+from pipeline.study.search.clock import cost_of
+from pipeline.study.search.numerics import of_training
 from pipeline.work.cards import granted
 from pipeline.work.causes import Cause, cause, has_room
 from pipeline.work.gate import broken

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.results.keys import TIMES
 from pipeline.results.states import Kind, State
-from pipeline.study.claim import Lease
-from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
+from pipeline.study.storage.claim import Lease
+from pipeline.study.storage.heartbeat import Renewal
+from pipeline.study.storage.ledger import Ledger
 from pipeline.work.checkpoints import Checkpoints
 from pipeline.work.trainings import Trainer, TrialFailed, name_of, outcome, save_run
 

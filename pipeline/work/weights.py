@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
-from pipeline.study.compare import Matrix
+from pipeline.study.confirmation.compare import Matrix
 from pipeline.study.identity import Study
-from pipeline.study.ledger import Ledger
-from pipeline.study.rows import Trial
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Trial
 from pipeline.work.reproduce import difference, elsewhere
 from pipeline.work.trainings import Trainer, save_run
 

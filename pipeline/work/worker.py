@@ -16,17 +16,17 @@ from pipeline.files import write_text
 from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.search_section import PRUNERS
-from pipeline.study.arithmetic import OtherArithmetic
-from pipeline.study.claim import Claimant, Lease
-from pipeline.study.constraints import within
-from pipeline.study.heartbeat import Renewal
 from pipeline.study.identity import Study
-from pipeline.study.ledger import LeaseLost, Ledger
-from pipeline.study.numerics import of_proposals
-from pipeline.study.propose import proposer_of
-from pipeline.study.prune import should_prune
+from pipeline.study.search.constraints import within
+from pipeline.study.search.numerics import of_proposals
+from pipeline.study.search.propose import proposer_of
+from pipeline.study.search.prune import should_prune
+from pipeline.study.storage.arithmetic import OtherArithmetic
+from pipeline.study.storage.claim import Claimant, Lease
+from pipeline.study.storage.heartbeat import Renewal
+from pipeline.study.storage.ledger import LeaseLost, Ledger
+from pipeline.study.storage.workers import CANCEL, PAUSE, Presence, look
 from pipeline.study.watch import Watch
-from pipeline.study.workers import CANCEL, PAUSE, Presence, look
 from pipeline.work.cards import neighbour
 from pipeline.work.causes import MOVES
 from pipeline.work.claims import Claims
@@ -159,7 +159,7 @@ class Worker:
             run.run(renewal, lambda: self._leaves_trial)
 
     def _prunes(self, watch: Watch, number: int, training: Training) -> bool:
-        """Whether a trial ends after its epochs so far; see `pipeline.study.prune`."""
+        """Whether a trial ends after its epochs so far; see `pipeline.study.search.prune`."""
         search = self._job.space.search
         if watch.study.kind != Kind.SEARCH or search.pruner not in PRUNERS or training.finished:
             return False

@@ -18,7 +18,7 @@ from worked import SPACE, Worked
 from pipeline.api import Checkout, Comparison, Sweep
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.study.compare import difference
+from pipeline.study.confirmation.compare import difference
 
 
 @pytest.fixture(scope="module")

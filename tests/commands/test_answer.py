@@ -21,8 +21,8 @@ from pipeline.settings.deadline import now
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 from pipeline.study.budget import with_budget
-from pipeline.study.ledger import Ledger
-from pipeline.study.rows import Part
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Part
 from pipeline.work.reserve import Reserve, crowding
 
 STAGES = ("settings", "prepare", "search", "retrain", "evaluate", "render")

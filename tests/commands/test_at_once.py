@@ -12,7 +12,7 @@ import pytest
 import yaml
 from crews import ROOT, SPACE, Sweep, eventually, in_midst_of_a_trial, no_one_left, pid_of
 
-from pipeline.study.claim import Claimant
+from pipeline.study.storage.claim import Claimant
 from pipeline.study.watch import Watch
 
 pytestmark = pytest.mark.slow

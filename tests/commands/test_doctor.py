@@ -18,8 +18,8 @@ from pipeline.commands import doctor
 from pipeline.commands.doctor import Finding, examine
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, Slurm
-from pipeline.study import health as health_module
-from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.storage import health as health_module
+from pipeline.study.storage.ledger import Ledger, storage_url
 
 PLAIN = {"device": "cpu", "tracking": "none", "workers": 2}
 
@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_or_far_away(root: Path, monkeypatch: pytest.MonkeyP
     (said,) = wrong(root)
     assert "make room" in said
     monkeypatch.undo()
-    monkeypatch.setattr("pipeline.study.storage.file_system", lambda _: "nfs4")
+    monkeypatch.setattr("pipeline.study.storage.engine.file_system", lambda _: "nfs4")
     (finding,) = doctor._disk(root, Machine())
     assert "SQLite loses data there" in finding.remedy
 

@@ -19,7 +19,7 @@ from studies import next_lease
 
 from pipeline.__main__ import main
 from pipeline.files import write_json
-from pipeline.study.claim import Claimant, Plan
+from pipeline.study.storage.claim import Claimant, Plan
 
 Give = Callable[[str], tuple[int, str, str]]
 

@@ -11,9 +11,9 @@ from studies import trial as made
 from pipeline.commands.retry import retry_failed
 from pipeline.errors import UserError
 from pipeline.settings.machine import Machine
-from pipeline.study.claim import Claimant
-from pipeline.study.ledger import LeaseLost
-from pipeline.study.reopen import AtWork, Reopening, reopen, to_reopen
+from pipeline.study.storage.claim import Claimant
+from pipeline.study.storage.ledger import LeaseLost
+from pipeline.study.storage.reopen import AtWork, Reopening, reopen, to_reopen
 from pipeline.vae.training import Training
 
 STATES = ["complete", "failed", "complete", "failed", "paused", "complete"]

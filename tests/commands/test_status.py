@@ -12,9 +12,9 @@ from studies import begin
 
 from pipeline.commands.status import status_text
 from pipeline.settings.machine import Machine
-from pipeline.study import ledger as ledger_module
-from pipeline.study.forecast import forecast
-from pipeline.study.ledger import Ledger
+from pipeline.study.search.forecast import forecast
+from pipeline.study.storage import ledger as ledger_module
+from pipeline.study.storage.ledger import Ledger
 from pipeline.work import owners
 from pipeline.work.progress import clock_time
 

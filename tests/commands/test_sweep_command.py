@@ -28,8 +28,8 @@ from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
-from pipeline.study.ledger import Ledger
-from pipeline.study.turn import TURNS, leave_turn, renewed, take_turn
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.turn import TURNS, leave_turn, renewed, take_turn
 from pipeline.work.owners import owner_name
 
 MONDAY = datetime(2026, 3, 2, 22, 0).astimezone()
@@ -229,7 +229,7 @@ class TestTurns:
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive, lost = (lambda _: False), []
-        monkeypatch.setattr("pipeline.study.turn.TURN_SECONDS", 0.3)
+        monkeypatch.setattr("pipeline.study.storage.turn.TURN_SECONDS", 0.3)
         take_turn(ledger, "sweep a", "me", alive)
         with renewed(ledger, "sweep a", "me", lambda: lost.append(True)):
             rows = lambda: ledger.write(lambda db: db.execute(TURNS.select()).all())  # noqa: E731

@@ -15,7 +15,7 @@ from worked import Worked
 from pipeline.paths import Paths
 from pipeline.settings.machine import load_machine
 from pipeline.settings.space import load_space
-from pipeline.study.ledger import Ledger
+from pipeline.study.storage.ledger import Ledger
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking import compare
 from pipeline.tracking.mirror import Mirror

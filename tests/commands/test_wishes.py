@@ -15,7 +15,7 @@ from pipeline.commands.run_stage import run_stage
 from pipeline.commands.worker import _present
 from pipeline.errors import Interrupted
 from pipeline.settings.machine import Machine
-from pipeline.study.workers import CANCEL, PAUSE, Presence, arrive, wish, wished, workers
+from pipeline.study.storage.workers import CANCEL, PAUSE, Presence, arrive, wish, wished, workers
 
 SLOW = """import sys
 if "worker" in sys.orig_argv:

@@ -12,9 +12,9 @@ from unittest.mock import patch
 from searches import complete, mixed, search, toy_space
 
 from pipeline.settings.search_section import Search
-from pipeline.study import propose
-from pipeline.study.numerics import of_proposals
-from pipeline.study.prune import Curve, should_prune
+from pipeline.study.search import propose
+from pipeline.study.search.numerics import of_proposals
+from pipeline.study.search.prune import Curve, should_prune
 from pipeline.vae.process import arithmetic as of_trainings
 
 FILE = Path(__file__).parent / "proposals.json"

@@ -10,7 +10,7 @@ from golden_proposals import FILE, PRUNERS, SEARCHES, arithmetic, compute, diffe
 
 from pipeline.settings.search_section import Search
 from pipeline.study.identity import PROPOSAL_SEMANTICS
-from pipeline.study.numerics import PROPOSALS
+from pipeline.study.search.numerics import PROPOSALS
 
 GOLDEN = json.loads(FILE.read_text())
 

@@ -202,7 +202,7 @@ ResidualVAE.encoder = encoder
         (LATE, LENT),
         ("import lent_too.part", "may import .* but got lent_too of .*lent_too, whose"),
         ("from lent_too import part", "may import .* but got lent_too of .*lent_too, whose"),
-        ("import pipeline.study.ledger", "may import pipeline.vae of the program alone, but got"),
+        ("import pipeline.study.identity", "may import pipeline.vae of the program alone, but got"),
         ("from pipeline import study", "may import pipeline.vae of the program alone, but got"),
         ("import importlib", BY_NAME.format("importlib")),
         ("import importlib as loader", BY_NAME.format("importlib")),

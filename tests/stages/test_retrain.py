@@ -19,11 +19,11 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.settings.machine import Machine
 from pipeline.stages import retrain
+from pipeline.study.confirmation.race import Look, Standing
+from pipeline.study.confirmation.winner import Candidate, choose
 from pipeline.study.identity import Study, candidate_study
-from pipeline.study.race import Look, Standing
-from pipeline.study.schema import TRIALS
-from pipeline.study.storage import transaction
-from pipeline.study.winner import Candidate, choose
+from pipeline.study.storage.engine import transaction
+from pipeline.study.storage.schema import TRIALS
 
 HARD = np.array([-30.0, 0.0, 30.0])  # how much harder than the mean every image is, for all alike
 

@@ -10,7 +10,7 @@ from studies import record, space, trial, whole
 from pipeline.errors import UserError
 from pipeline.stages.search import _best
 from pipeline.study.identity import candidate_study, search_study
-from pipeline.study.ledger import Trial
+from pipeline.study.storage.ledger import Trial
 
 DATA = "d" * 64
 

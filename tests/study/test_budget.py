@@ -15,9 +15,9 @@ from pipeline.study.budget import (
     most_runs,
     with_budget,
 )
-from pipeline.study.ledger import Ledger
-from pipeline.study.plan import Planner, belonging
-from pipeline.study.rows import Part
+from pipeline.study.search.plan import Planner, belonging
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Part
 from pipeline.study.watch import Watch
 
 SMALL: dict[str, Any] = {"epochs": 8, "trials": 12, "startup_trials": 4, "parallelism": 4,

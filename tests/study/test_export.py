@@ -13,8 +13,8 @@ from studies import trial
 from pipeline.errors import UserError
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.export import Exported, export
-from pipeline.study.ledger import Ledger
-from pipeline.study.rows import Trial
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Trial
 
 STUDY = "tiny-0123456789ab"
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import studies
 
-from pipeline.study.ledger import Trial
+from pipeline.study.storage.ledger import Trial
 from pipeline.study.tables import (
     CURVE,
     cell,

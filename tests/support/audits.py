@@ -17,10 +17,10 @@ from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import Space, parse_space
 from pipeline.stages import prepare, retrain, search
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.ledger import Ledger
 from pipeline.study.ranking import best_record, ranked
 from pipeline.study.receipt import left_out, read_studies, recorded_part
-from pipeline.study.rows import trials_of
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.work.job import Job
 from pipeline.work.worker import Worker

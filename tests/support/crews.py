@@ -26,9 +26,9 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.ledger import Ledger, Trial
+from pipeline.study.storage.ledger import Ledger, Trial
+from pipeline.study.storage.workers import Presence
 from pipeline.study.tables import curves_table, trials_table
-from pipeline.study.workers import Presence
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name

@@ -7,8 +7,8 @@ from typing import Any
 
 from studies import next_lease
 
-from pipeline.study.ledger import Lease, Ledger
-from pipeline.study.rows import Trial
+from pipeline.study.storage.ledger import Lease, Ledger
+from pipeline.study.storage.rows import Trial
 
 STUDY = "tiny-0123456789ab"
 PARAMETERS = {"lr": 0.1 + 0.2, "hidden": [8, 4], "patience": None, "init": "glorot", "on": True}

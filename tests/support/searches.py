@@ -13,12 +13,12 @@ from pipeline.results.states import State
 from pipeline.seeds import derive_seed
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space, parse_space
-from pipeline.study.claim import Claimant, Lease, Plan, Reopened
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger
-from pipeline.study.plan import Planner
-from pipeline.study.propose import Proposer
-from pipeline.study.rows import Part, Trial, trials_of
+from pipeline.study.search.plan import Planner
+from pipeline.study.search.propose import Proposer
+from pipeline.study.storage.claim import Claimant, Lease, Plan, Reopened
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.rows import Part, Trial, trials_of
 from pipeline.study.watch import Watch
 
 Parameters = dict[str, Value]

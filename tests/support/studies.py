@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 from pipeline.settings.space import Space, parse_space
-from pipeline.study.claim import Claimant, Plan
-from pipeline.study.ledger import Lease, Ledger
-from pipeline.study.look import look_at
-from pipeline.study.rows import Part, Trial
+from pipeline.study.storage.claim import Claimant, Plan
+from pipeline.study.storage.ledger import Lease, Ledger
+from pipeline.study.storage.look import look_at
+from pipeline.study.storage.rows import Part, Trial
 
 SPACE: dict[str, Any] = {
     "data": {"name": "digits"},

@@ -31,7 +31,7 @@ from postgres import Postgres
 from servers import Server
 from surroundings import ARITHMETIC
 
-from pipeline.study.claim import MAX_STRIKES
+from pipeline.study.storage.claim import MAX_STRIKES
 
 STAGES = ("search", "retrain")
 

@@ -15,7 +15,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.ledger import Lease, Ledger, storage_url
+from pipeline.study.storage.ledger import Lease, Ledger, storage_url
 
 DATA = "d" * 64
 META = {"git_commit": "c0ffee", "git_dirty": False, "lock_sha256": "10c4", "host": "a"}

@@ -17,7 +17,7 @@ from servers import DeployedServer, driven, wait_for
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.ledger import Ledger, storage_url
+from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.sync.sweep import Sweep
 from pipeline.tracking.run import Run
 

@@ -24,7 +24,7 @@ from surroundings import free_port
 from pipeline.figures.importance import Importance, importance
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.export import export
-from pipeline.study.rows import Trial
+from pipeline.study.storage.rows import Trial
 
 CHROMIUM = shutil.which("chromium")
 DASHBOARD = shutil.which(

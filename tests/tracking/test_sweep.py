@@ -21,7 +21,7 @@ from sweeps import CHOSEN, META, Desk, curve
 from pipeline.commands.where import where_text
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.study.claim import Claimant, Lease, Plan
+from pipeline.study.storage.claim import Claimant, Lease, Plan
 from pipeline.sync.lag import lag_line
 from pipeline.sync.outputs import Outputs
 from pipeline.sync.sweep import Sweep

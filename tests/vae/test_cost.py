@@ -10,7 +10,7 @@ import torch
 from trainings import setting_of
 
 from pipeline.settings.space import parse_space
-from pipeline.study.constraints import within
+from pipeline.study.search.constraints import within
 from pipeline.vae.cost import epoch_cost, memory_bytes, model_size
 from pipeline.vae.model import build
 

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from crews import Killed, Sweep, make_sweep, sweep
 
 from pipeline.settings.space import parse_space
-from pipeline.study import ahead, ledger
-from pipeline.study.ledger import Ledger
-from pipeline.study.propose import Proposer
-from pipeline.study.schema import TRIALS
+from pipeline.study.search.propose import Proposer
+from pipeline.study.storage import ahead, ledger
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.schema import TRIALS
+from pipeline.study.storage.workers import Presence, arrive
 from pipeline.study.watch import Stage, Watch
-from pipeline.study.workers import Presence, arrive
 from pipeline.work import claims as claims_module
 from pipeline.work import worker as worker_module
 from pipeline.work.owners import owner_name

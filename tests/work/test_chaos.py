@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from crews import Sweep, children, make_sweep, no_one_left, sweep
 
-from pipeline.study.claim import MAX_STRIKES
+from pipeline.study.storage.claim import MAX_STRIKES
 
 pytestmark = pytest.mark.slow
 

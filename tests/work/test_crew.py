@@ -31,7 +31,7 @@ from pipeline.errors import Interrupted, UserError
 from pipeline.settings.deadline import now
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import take
-from pipeline.study.ledger import Lease, Trial
+from pipeline.study.storage.ledger import Lease, Trial
 from pipeline.work import crew, owners
 from pipeline.work.owners import owner_name
 

@@ -15,8 +15,8 @@ import pytest
 from crews import Sweep, make_sweep, no_one_left, sweep
 
 from pipeline.errors import NO_SPACE
-from pipeline.study import storage
-from pipeline.study.ledger import Ledger
+from pipeline.study.storage import engine
+from pipeline.study.storage.ledger import Ledger
 
 STAGES = ("search", "retrain")
 RAW = sweep(
@@ -98,7 +98,7 @@ def test_the_ledger_says_that_the_disk_is_full_wherever_its_room_ends(
 def test_it_is_said_also_by_who_has_waited_for_a_lock(
     disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.0)
     ledger = Ledger(f"sqlite:///{disk.folder}/ledger.db")
     other = sqlite3.connect(
         disk.folder / "ledger.db", isolation_level=None, check_same_thread=False

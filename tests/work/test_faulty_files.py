@@ -28,8 +28,8 @@ from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import changes, search_study
 from pipeline.study.receipt import left_out
 from pipeline.study.restore import restored
-from pipeline.study.sampler_faults import examine as examine_sampler
-from pipeline.study.sampler_faults import sampler_faults
+from pipeline.study.search.sampler_faults import examine as examine_sampler
+from pipeline.study.search.sampler_faults import sampler_faults
 from pipeline.vae.likelihood import _WITHOUT_SIGMA, OptimalGaussian
 from pipeline.vae.likelihood_faults import examine
 from pipeline.vae.model import build
@@ -285,7 +285,7 @@ class TestSound:
 def test_a_sampler_that_never_answers_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.study.sampler_faults.SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.study.search.sampler_faults.SECONDS", 0.5)
     (line,) = sampler_by_two(tmp_path, "Hangs")
     assert line == (
         f"{SAMPLER_FILE}:Hangs: has not made 6 proposals in 0.5 s: a worker would wait for it"

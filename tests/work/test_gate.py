@@ -8,7 +8,7 @@ import pytest
 from crews import make_sweep, no_one_left, sweep
 
 from pipeline.files import read_json
-from pipeline.study.ledger import Trial
+from pipeline.study.storage.ledger import Trial
 from pipeline.work.gate import broken, falls
 
 LIMIT = 40.0

@@ -63,7 +63,8 @@ def test_containers_of_one_name_do_not_bury_each_others_workers(storage: str) ->
     desk, me = Desk(storage), owner_name(os.getpid())
     desk.must_claim(me)
     code = (
-        "import sys; from pipeline.work.owners import *; from pipeline.study.ledger import Ledger\n"
+        "import sys; from pipeline.work.owners import *\n"
+        "from pipeline.study.storage.ledger import Ledger\n"
         "ledger = Ledger(sys.argv[1]); release_the_dead(ledger); ledger.close()\n"
         "print(owner_name(1))"
     )

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from studies import begin, record, space
 
-from pipeline.study.claim import Lease
 from pipeline.study.identity import Study, search_study
-from pipeline.study.ledger import Ledger
+from pipeline.study.storage.claim import Lease
+from pipeline.study.storage.ledger import Ledger
 from pipeline.work import progress as module
 from pipeline.work.progress import ROWS, Progress
 

@@ -20,8 +20,8 @@ from postgres import Postgres
 from servers import Server
 
 from pipeline.results.states import Kind
-from pipeline.study.ledger import Ledger, Trial
-from pipeline.study.workers import workers
+from pipeline.study.storage.ledger import Ledger, Trial
+from pipeline.study.storage.workers import workers
 from pipeline.work.slurm import SCRIPT
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from crews import (
 )
 from safetensors import safe_open
 
-from pipeline.study.ledger import Trial
+from pipeline.study.storage.ledger import Trial
 
 pytestmark = pytest.mark.slow
 

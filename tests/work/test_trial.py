@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from crews import Killed, Sweep, at_epoch, make_sweep, sweep
 
-from pipeline.study import ledger as ledger_module
-from pipeline.study.claim import Claimant, Lease, Plan
-from pipeline.study.ledger import LeaseLost
-from pipeline.study.workers import Presence
+from pipeline.study.storage import ledger as ledger_module
+from pipeline.study.storage.claim import Claimant, Lease, Plan
+from pipeline.study.storage.ledger import LeaseLost
+from pipeline.study.storage.workers import Presence
 from pipeline.vae.steps import EagerSteps
 from pipeline.vae.training import Training
 from pipeline.work import checkpoints, trial

@@ -10,12 +10,12 @@ from sqlalchemy.exc import OperationalError
 
 from pipeline.commands import worker as command
 from pipeline.seeds import trial_seed
-from pipeline.study import heartbeat as renewal_module
-from pipeline.study import ledger as ledger_module
-from pipeline.study.claim import MAX_STRIKES, Claimant, Lease
-from pipeline.study.ledger import LeaseLost, Ledger
+from pipeline.study.storage import heartbeat as renewal_module
+from pipeline.study.storage import ledger as ledger_module
+from pipeline.study.storage.claim import MAX_STRIKES, Claimant, Lease
+from pipeline.study.storage.ledger import LeaseLost, Ledger
+from pipeline.study.storage.workers import Presence
 from pipeline.study.watch import Watch
-from pipeline.study.workers import Presence
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
 from pipeline.work.owners import owner_name, process_start

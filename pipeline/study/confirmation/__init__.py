@@ -1,0 +1,1 @@
+"""Candidates on fresh seeds: who is trained how far, how they compare, who wins."""
