@@ -68,7 +68,7 @@ def calm(undisturbed: Sweep) -> bytes:
 
 def patient(folder: Path, seconds: float) -> dict[str, str]:
     """The environment of commands that wait so long for a storage."""
-    return altered(folder, study__patience__PATIENCE_SECONDS=seconds)
+    return altered(folder, study__storage__outages__PATIENCE_SECONDS=seconds)
 
 
 @pytest.mark.slow
