@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.search.informing import observed
-from pipeline.study.search.kept import read_table
+from pipeline.study.search.kept_table import read_table
 from pipeline.study.search.propose import Proposer
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from pipeline.study.storage.claim import Claimant, Plan
 from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.sync import follow
 from pipeline.sync.lag import lag_line
-from pipeline.sync.sweep import CURVES
+from pipeline.sync.mlflow_runs import CURVES
 from pipeline.tracking.store import set_environment
 
 EPOCHS, EPOCH_SECONDS = 30, 1.0

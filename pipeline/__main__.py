@@ -386,7 +386,7 @@ def worker(
     after: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Work on a sweep of this storage, whichever host its command was given on."""
-    from pipeline.work.told import listen
+    from pipeline.work.leave_signals import listen
 
     told = listen(alone=not child)  # before anything heavy
     from pipeline.commands.worker import work

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.results.keys import EPOCH, KEPT, OUTCOME, PARTS, PER_DIMENSION, TIMES, TRAIN
 from pipeline.results.states import FINISHED, State
 from pipeline.study.storage.rows import Part
-from pipeline.vae.course import Played, play
+from pipeline.vae.early_stopping import Played, play
 from pipeline.vae.schedule import lr_factor
 from pipeline.vae.setting import Setting
 

@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from pipeline.audit.book import Book
-from pipeline.study.confirmation.racing import race_of, used
+from pipeline.study.confirmation.race_from_records import race_of, used
 from pipeline.study.receipt import part_record
 from pipeline.study.search.beginning import table_of
-from pipeline.study.search.keeping import kept_of, origin_of
-from pipeline.study.search.kept import Kept
+from pipeline.study.search.kept_from_ledger import kept_of, origin_of
+from pipeline.study.search.kept_table import Kept
 from pipeline.study.storage.arithmetic import difference
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.rows import Part

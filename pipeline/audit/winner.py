@@ -27,7 +27,7 @@ from pipeline.study.confirmation.candidates import (
     winner_record,
 )
 from pipeline.study.confirmation.race import Race
-from pipeline.study.confirmation.racing import race_of, used
+from pipeline.study.confirmation.race_from_records import race_of, used
 from pipeline.study.confirmation.winner import Candidate, Verdict, choose
 from pipeline.study.identity import candidate_study, changes
 from pipeline.study.storage.rows import Trial, trials_of

@@ -14,8 +14,8 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.observations import SUFFIX
 from pipeline.settings.space import NAME, Space
 from pipeline.study.identity import TRAINING_SEMANTICS, search_study
-from pipeline.study.search.keeping import contradictions, kept_of, merged, origin_of
-from pipeline.study.search.kept import Kept, Origin, table_text
+from pipeline.study.search.kept_from_ledger import contradictions, kept_of, merged, origin_of
+from pipeline.study.search.kept_table import Kept, Origin, table_text
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.outages import PATIENCE_SECONDS
 from pipeline.study.storage.readonly import reading

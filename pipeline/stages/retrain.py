@@ -28,16 +28,16 @@ from pipeline.study.confirmation.candidates import (
     model_record,
     winner_record,
 )
-from pipeline.study.confirmation.racing import race_of, used
+from pipeline.study.confirmation.race_from_records import race_of, used
 from pipeline.study.confirmation.winner import Candidate, choose
 from pipeline.study.identity import Study, candidate_study
 from pipeline.study.receipt import left_out, write_studies
 from pipeline.study.storage.arithmetic import difference
 from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.rows import Trial
+from pipeline.work.broken_models import undertrained
 from pipeline.work.cards import granted
 from pipeline.work.crew import Crew
-from pipeline.work.gate import undertrained
 from pipeline.work.trainings import Trainer
 from pipeline.work.weights import fetch_weights, image_by_image, make_weights
 

@@ -27,8 +27,8 @@ from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.rows import Part, Trial, trials_of
 from pipeline.study.tables import curves_table, trials_table
 from pipeline.study.watch import Watch, most_trials
+from pipeline.work.broken_models import undertrained
 from pipeline.work.crew import Crew
-from pipeline.work.gate import undertrained
 from pipeline.work.own import check_own
 
 REASONS = 3  # of failures in a message

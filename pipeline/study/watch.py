@@ -8,7 +8,7 @@ from functools import cached_property
 from pipeline.results.states import Kind, State
 from pipeline.settings.space import Space
 from pipeline.study.confirmation.race import Race
-from pipeline.study.confirmation.racing import race_of, rules_of
+from pipeline.study.confirmation.race_from_records import race_of, rules_of
 from pipeline.study.identity import Study
 from pipeline.study.search.plan import Planner
 from pipeline.study.storage.ledger import Ledger

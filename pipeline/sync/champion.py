@@ -10,9 +10,9 @@ from pipeline.record import open_stage
 from pipeline.results.keys import HEADLINE
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.study.confirmation.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
+from pipeline.sync.mlflow_columns import params
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.sync.outputs import Outputs, description, model_place, winner_digest, winner_model
-from pipeline.sync.shown import params
-from pipeline.sync.sweep import Sweep
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import Score

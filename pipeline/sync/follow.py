@@ -29,11 +29,11 @@ from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.outages import StorageAway
 from pipeline.study.storage.readonly import working
 from pipeline.sync.champion import register_winner, save_winner
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.sync.optuna_study import LiveStudy
-from pipeline.sync.sweep import Sweep
 from pipeline.sync.system import Sampler
 from pipeline.tracking.mirror import Mirror
-from pipeline.tracking.run import Run
+from pipeline.tracking.records import Run
 from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 from pipeline.work.budget_file import as_made
 

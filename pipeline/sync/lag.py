@@ -16,7 +16,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.rows import Mark
-from pipeline.sync.sweep import Sweep
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.cursor import Log, Sent, load_cursor
 from pipeline.tracking.moved import came_along
 from pipeline.tracking.store import Store, sqlite_file, store_of

@@ -13,7 +13,7 @@ from pipeline.record import belongs, checked, is_made, open_stage, read_record
 from pipeline.results.keys import flat
 from pipeline.seeds import digest
 from pipeline.settings.space import Space
-from pipeline.tracking.run import Dataset
+from pipeline.tracking.records import Dataset
 
 ARTIFACTS = {
     "search": ("trials.csv", "curves.csv"),

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.run import Metric, Position, Stream
+from pipeline.tracking.records import Metric, Position, Stream
 
 SAMPLE_SECONDS = 10.0
 CHUNK = 1 << 17  # bytes read at once: some 600 samples

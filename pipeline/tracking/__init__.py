@@ -5,7 +5,7 @@ function of them: plain `Run` records in, the same MLflow runs out, however ofte
 wherever it was interrupted, and whichever store it finds. So MLflow may be slow, down or deleted
 without a trial waiting for it or a number getting lost.
 
-    run.py       the records: what there is to mirror
+    records.py   what there is to mirror
     store.py     which MLflow store, how it is opened, how its failures look
     cursor.py    what a store already holds, so that a sync sends only the rest
     mirror.py    records -> MLflow runs, each found or created once

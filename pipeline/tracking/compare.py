@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.mirror import KEY_TAG, PAGE
-from pipeline.tracking.run import Run
+from pipeline.tracking.records import Run
 from pipeline.tracking.send import CHANGED_PARAM_TAG, PARAM_LENGTH, TAG_LENGTH, fit
 from pipeline.tracking.store import connect, is_absent, outages, pages, readable, sqlite_file
 from pipeline.tracking.supersede import STREAMS, TOKEN_TAG

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_text
 from pipeline.seeds import digest
-from pipeline.tracking.run import Metric
+from pipeline.tracking.records import Metric
 
 UNKNOWN = ""
 

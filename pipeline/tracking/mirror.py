@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.tracking.cursor import NONE_SENT, Log, Sent, load_cursor, save_cursor
 from pipeline.tracking.moved import came_along, take_along
-from pipeline.tracking.run import Run
+from pipeline.tracking.records import Run
 from pipeline.tracking.send import (
     announce,
     send_artifacts,

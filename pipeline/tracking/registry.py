@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.logged import log_version
+from pipeline.tracking.logged_model import log_version
 from pipeline.tracking.store import connect, outages, pages
 
 if TYPE_CHECKING:

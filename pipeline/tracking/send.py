@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import sha256_of
 from pipeline.tracking.cursor import NONE_SENT, UNKNOWN, Sent, curve_digest, short_digest
-from pipeline.tracking.run import Metric, Run
+from pipeline.tracking.records import Metric, Run
 from pipeline.tracking.store import mask
 from pipeline.tracking.supersede import figure_points, known_points
 

@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from pipeline.tracking.cursor import UNKNOWN, Sent, curve_digest
-from pipeline.tracking.run import Metric, Run
+from pipeline.tracking.records import Metric, Run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

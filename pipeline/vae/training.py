@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.seeds import derive_seed
 from pipeline.vae.average import STRIDE, WeightAverage
-from pipeline.vae.course import Course
+from pipeline.vae.early_stopping import Course
 from pipeline.vae.families.mlp import Mlp
 from pipeline.vae.measure import elbo, mean_image
 from pipeline.vae.model import VAE, build, center

@@ -23,7 +23,7 @@ from pipeline.settings import deadline
 from pipeline.settings.machine import Machine, cores
 from pipeline.settings.space import Space
 from pipeline.study.budget import LEAST_SEEDS, Budget, finished_trials, most_runs
-from pipeline.study.confirmation.racing import race_of
+from pipeline.study.confirmation.race_from_records import race_of
 from pipeline.study.identity import Study, candidate_study, search_study
 from pipeline.study.ranking import ranked
 from pipeline.study.storage.ledger import Ledger

@@ -21,9 +21,9 @@ from pipeline.settings.space import Space
 from pipeline.study.identity import TRAINING_SEMANTICS, Study
 from pipeline.study.search.clock import cost_of
 from pipeline.study.search.numerics import of_training
+from pipeline.work.broken_models import broken
 from pipeline.work.cards import granted
 from pipeline.work.causes import Cause, cause, has_room
-from pipeline.work.gate import broken
 
 if TYPE_CHECKING:
     from pipeline.vae.training import Training
@@ -117,7 +117,7 @@ class Trainer:
         """What a training that has ended is worth. Raises TrialFailed for a broken model.
 
         The gate: a model that is not better than the train-mean image is broken, whatever its loss
-        says, unless it was only trained too little (see `pipeline.work.gate`).
+        says, unless it was only trained too little (see `pipeline.work.broken_models`).
         """
         value = outcome(training)
         if len(self._space.search.objectives) == 2:

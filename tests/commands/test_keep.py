@@ -26,7 +26,7 @@ from pipeline.paths import Paths
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import load_space
-from pipeline.study.search.kept import read_table
+from pipeline.study.search.kept_table import read_table
 from pipeline.study.storage.ledger import Ledger, storage_url
 
 TABLE = "search_spaces/tiny.trials.jsonl"

@@ -16,7 +16,7 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import load_machine
 from pipeline.settings.space import load_space
 from pipeline.study.storage.ledger import Ledger
-from pipeline.sync.sweep import Sweep
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking import compare
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import MirrorUnavailable, store_of

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.results.keys import CURVE, KEPT, PER_DIMENSION
 from pipeline.study.identity import TRAINING_SEMANTICS
-from pipeline.study.search.kept import Kept, Line, Origin, settled
+from pipeline.study.search.kept_table import Kept, Line, Origin, settled
 
 DATA = "d" * 64
 

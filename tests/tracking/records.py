@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.mirror import KEY_TAG, Mirror
-from pipeline.tracking.run import Dataset, Metric, Run
+from pipeline.tracking.records import Dataset, Metric, Run
 from pipeline.tracking.store import connect
 
 START = 1_700_000_000_000

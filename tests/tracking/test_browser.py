@@ -22,7 +22,7 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 from pipeline.study.storage.ledger import Ledger, storage_url
-from pipeline.sync.sweep import Sweep
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import connect, store_of
 from pipeline.tracking.views import compare_link

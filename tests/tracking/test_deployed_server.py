@@ -18,8 +18,8 @@ from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 from pipeline.study.storage.ledger import Ledger, storage_url
-from pipeline.sync.sweep import Sweep
-from pipeline.tracking.run import Run
+from pipeline.sync.mlflow_runs import Sweep
+from pipeline.tracking.records import Run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

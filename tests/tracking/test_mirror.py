@@ -13,7 +13,7 @@ from filelock import FileLock
 from records import START, Store, copy_db, curve, study, trial
 
 from pipeline.tracking.mirror import KEY_TAG, Report
-from pipeline.tracking.run import Dataset, Metric
+from pipeline.tracking.records import Dataset, Metric
 from pipeline.tracking.store import MirrorUnavailable
 
 

@@ -19,8 +19,8 @@ from requests.adapters import HTTPAdapter
 from servers import DEADLINE, Server, wait_for
 
 from pipeline.sync.champion import judge
+from pipeline.tracking.records import Run
 from pipeline.tracking.registry import Score, Winner, register
-from pipeline.tracking.run import Run
 from pipeline.tracking.store import TIMEOUT_SECONDS, MirrorUnavailable
 
 pytestmark = pytest.mark.slow

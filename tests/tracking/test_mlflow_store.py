@@ -14,7 +14,7 @@ from pipeline.commands.ui import ui_command
 from pipeline.errors import UserError
 from pipeline.paths import Paths
 from pipeline.tracking.mirror import Mirror
-from pipeline.tracking.run import Dataset
+from pipeline.tracking.records import Dataset
 from pipeline.tracking.store import MirrorUnavailable, Store, mask, resolve
 
 

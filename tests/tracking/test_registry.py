@@ -9,8 +9,8 @@ import pytest
 from records import START, Store, study
 
 from pipeline.sync.champion import judge
+from pipeline.tracking.records import Metric
 from pipeline.tracking.registry import DECISION_TAG, Registration, Score, Winner, register
-from pipeline.tracking.run import Metric
 from pipeline.tracking.store import MirrorUnavailable
 
 SCORE = Score(240.0, 0.25, 3, "data-1", "gaussian", "0.7")

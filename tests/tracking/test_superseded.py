@@ -19,9 +19,9 @@ from pipeline.files import write_json
 from pipeline.results.keys import flat
 from pipeline.settings.machine import Machine
 from pipeline.sync.follow import sync_all
-from pipeline.sync.sweep import Sweep
+from pipeline.sync.mlflow_runs import Sweep
+from pipeline.tracking.records import Metric, Run
 from pipeline.tracking.registry import PREFIX
-from pipeline.tracking.run import Metric, Run
 from pipeline.tracking.store import store_of
 
 

@@ -23,13 +23,13 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.study.storage.claim import Claimant, Lease, Plan
 from pipeline.sync.lag import lag_line
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.sync.outputs import Outputs
-from pipeline.sync.sweep import Sweep
 from pipeline.sync.system import Sampler, parse_gpus, samples_of
 from pipeline.tracking.compare import differences
 from pipeline.tracking.cursor import Sent
 from pipeline.tracking.mirror import Mirror
-from pipeline.tracking.run import Run
+from pipeline.tracking.records import Run
 from pipeline.tracking.send import send_stream
 from pipeline.tracking.store import store_of
 

@@ -16,8 +16,8 @@ from studies import next_lease
 from sweeps import META, Desk
 
 from pipeline.paths import STAGES
-from pipeline.sync import shown
-from pipeline.sync.sweep import Sweep
+from pipeline.sync import mlflow_columns
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.compare import differences
 from pipeline.tracking.store import store_of
 from pipeline.tracking.views import COMPARE, NOTE, SHARED, compare_link, links, views_of
@@ -169,8 +169,8 @@ def test_runs_of_an_earlier_version_are_no_lie_and_are_completed(
 ) -> None:
     sweep = Sweep(desk.space, desk.paths, desk.ledger)
     with monkeypatch.context() as earlier:
-        earlier.setattr(shown, "LOG10", {})
-        earlier.setattr("pipeline.sync.sweep.origin", lambda *_: {})
+        earlier.setattr(mlflow_columns, "LOG10", {})
+        earlier.setattr("pipeline.sync.mlflow_runs.origin", lambda *_: {})
         store.mirror().sync("tiny", sweep.changes())
     sweep.forget()
     runs = sweep.changes()

@@ -17,7 +17,7 @@ from sweeps import Desk
 from pipeline.commands.where import where_text
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.sync.sweep import Sweep
+from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import store_of
 

@@ -18,8 +18,8 @@ from pipeline.study.storage.workers import Presence
 from pipeline.study.watch import Watch
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
+from pipeline.work.leave_signals import Told
 from pipeline.work.owners import owner_name, process_start
-from pipeline.work.told import Told
 from pipeline.work.worker import INTERRUPTED
 
 

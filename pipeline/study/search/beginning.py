@@ -28,10 +28,10 @@ from pipeline.study.identity import TRAINING_SEMANTICS
 from pipeline.study.search.clock import Cost, cost_of
 from pipeline.study.search.constraints import within
 from pipeline.study.search.informing import first_tried, observed
-from pipeline.study.search.kept import Kept, Origin, read_table
+from pipeline.study.search.kept_table import Kept, Origin, read_table
 from pipeline.study.search.plan import Planner
 from pipeline.study.storage.rows import Part
-from pipeline.vae.course import play
+from pipeline.vae.early_stopping import play
 from pipeline.vae.setting import read_setting
 
 Shape = tuple[int, int, int]

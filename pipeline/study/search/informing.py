@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Domain, Value
 from pipeline.settings.search_section import Search
-from pipeline.study.search.kept import Kept
+from pipeline.study.search.kept_table import Kept
 from pipeline.study.search.plan import Planner
 from pipeline.study.search.sampler import completed, tpe_order
 

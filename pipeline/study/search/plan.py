@@ -6,7 +6,7 @@ clock (`clock`, in this room), sees what had ended by then, and promotes the tri
 (`ladder`) or begins a new one, whose parameters are proposed from what it sees (`propose`). None of
 this depends on the number of workers, their speed or crashes.
 
-A search may begin with kept trials of earlier ones (`kept`), whose parts come first.
+A search may begin with kept trials of earlier ones (`kept_table`), whose parts come first.
 
 The budget is read by nothing of that: it only says which part is the first that is not begun. So a
 larger one extends a search.

@@ -53,7 +53,7 @@ class Part:
 
     @property
     def kept(self) -> dict[str, Any] | None:
-        """Where a trial was trained that the study begins with; see `study.search.kept`."""
+        """Where a trial was trained that the study begins with; see `study.search.kept_table`."""
         return self.meta.get("kept")
 
     @property

@@ -19,7 +19,7 @@ from pipeline.settings.observations import Observations
 from pipeline.settings.own_files import Source as OwnSource
 from pipeline.settings.space import Space
 from pipeline.study.search.beginning import Beginning, beginning, counted
-from pipeline.study.search.kept import Kept, settled, table_text
+from pipeline.study.search.kept_table import Kept, settled, table_text
 from pipeline.study.search.plan import Planner
 from pipeline.study.search.sampler import centre
 from pipeline.study.search.sources import Source, sources

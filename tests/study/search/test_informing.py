@@ -16,7 +16,7 @@ from pipeline.results.states import State
 from pipeline.settings.hyperparameters import Value
 from pipeline.settings.space import Space
 from pipeline.study.search.informing import first_tried, informed, observed
-from pipeline.study.search.kept import Kept
+from pipeline.study.search.kept_table import Kept
 from pipeline.study.search.plan import Known
 from pipeline.study.search.propose import Proposer
 from pipeline.study.search.sampler import centre

@@ -21,7 +21,7 @@ from pipeline.files import read_json
 from pipeline.settings.machine import Machine
 from pipeline.study.search.numerics import of_proposals
 from pipeline.study.storage.arithmetic import OtherArithmetic, summary
-from pipeline.sync.sweep import Sweep as Mirrored
+from pipeline.sync.mlflow_runs import Sweep as Mirrored
 
 HERE, THERE = {"cpu": "AVX2", "torch": "2.9_%"}, {"cpu": "AVX512", "torch": "2.9_%"}
 PRINTED = (

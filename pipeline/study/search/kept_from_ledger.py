@@ -1,4 +1,4 @@
-"""Trials of the ledger as lines of a table; see `pipeline.study.search.kept`."""
+"""Trials of the ledger as lines of a table; see `pipeline.study.search.kept_table`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.seeds import trial_seed
 from pipeline.settings.own_family import kind_of, named
 from pipeline.settings.own_files import SOURCES, Source
 from pipeline.study.receipt import part_record
-from pipeline.study.search.kept import Kept, Line, Origin, identity, settled
+from pipeline.study.search.kept_table import Kept, Line, Origin, identity, settled
 from pipeline.study.search.numerics import of_training
 from pipeline.study.storage.rows import Part, by_trial
 

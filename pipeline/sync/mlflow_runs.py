@@ -16,11 +16,20 @@ from pipeline.study.storage.arithmetic import summary as arithmetic_of
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.rows import Mark, Trial
 from pipeline.study.storage.view import View
+from pipeline.sync.mlflow_columns import (
+    CURVES,
+    best,
+    ended,
+    epoch_points,
+    kept,
+    origin,
+    params,
+    points,
+)
 from pipeline.sync.outputs import Outputs, artifacts, dataset, description
-from pipeline.sync.shown import CURVES, best, ended, epoch_points, kept, origin, params, points
 from pipeline.sync.system import samples_of
 from pipeline.tracking import views as prepared
-from pipeline.tracking.run import Run, Status
+from pipeline.tracking.records import Run, Status
 from pipeline.tracking.supersede import TOKEN_TAG
 
 STATUS: dict[State, Status] = {

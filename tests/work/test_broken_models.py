@@ -9,7 +9,7 @@ from crews import make_sweep, no_one_left, sweep
 
 from pipeline.files import read_json
 from pipeline.study.storage.ledger import Trial
-from pipeline.work.gate import broken, falls
+from pipeline.work.broken_models import broken, falls
 
 LIMIT = 40.0
 FEW, MANY = 100, 5000  # steps

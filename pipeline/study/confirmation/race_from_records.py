@@ -11,7 +11,7 @@ from pipeline.results.states import State
 from pipeline.settings.space import Space
 from pipeline.study.confirmation.race import Race, Rules, Run, replay
 from pipeline.study.storage.rows import Part, Trial
-from pipeline.vae.course import Played, play
+from pipeline.vae.early_stopping import Played, play
 from pipeline.vae.schedule import kl_warmup_end
 from pipeline.vae.setting import read_setting
 

@@ -17,8 +17,8 @@ from pipeline.seeds import derive_seed
 from pipeline.settings.own_files import Source
 from pipeline.settings.space import parse_space
 from pipeline.study.identity import search_study
-from pipeline.study.search.keeping import kept_of, merged, origin_of
-from pipeline.study.search.kept import Kept, read_table, settled, table_text
+from pipeline.study.search.kept_from_ledger import kept_of, merged, origin_of
+from pipeline.study.search.kept_table import Kept, read_table, settled, table_text
 
 TRIALS = [
     kept(0, lr=0.001),

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.results.keys import CURVE, PARTS
 from pipeline.results.states import RANKED, State
 from pipeline.study.storage.rows import Trial
-from pipeline.tracking.run import Metric
+from pipeline.tracking.records import Metric
 from pipeline.tracking.views import LOG10
 
 # What of an epoch becomes a curve in MLflow.
