@@ -102,19 +102,19 @@ def test_another_table_of_kept_trials_runs_the_search_again(tmp_path: Path) -> N
     digits = TINY.replace("{name: npz, path: mine.npz}", "{name: digits, limit: 300}")
     folder = checkout(tmp_path / "clone", {"tiny": digits}, dvc=True)
     (folder / "machine.yaml").write_text("tracking: none\n")
-    stages_run(run(folder, "dvc", "repro"))
+    stages_run(run(folder, "dvc", "repro", "retrain@tiny"))
     assert pipeline(folder, "keep", "tiny").returncode == 0
     table = "search_spaces/tiny.trials.jsonl"
     more = digits.replace("trials: 2", f"trials: 3, observations: {table}")
     (folder / "search_spaces" / "tiny.yaml").write_text(more)
-    done = run(folder, "dvc", "repro")
+    done = run(folder, "dvc", "repro", "retrain@tiny")
     ran = stages_run(done)
     assert ran[:4] == ["own_data", "settings@tiny", "search@tiny", "retrain@tiny"]
     assert "2 of 2 kept trials count" in done.stdout + done.stderr
-    assert stages_run(run(folder, "dvc", "repro")) == ["own_data"]
+    assert stages_run(run(folder, "dvc", "repro", "retrain@tiny")) == ["own_data"]
 
     assert pipeline(folder, "keep", "tiny").returncode == 0  # with the third trial
-    done = run(folder, "dvc", "repro")
+    done = run(folder, "dvc", "repro", "retrain@tiny")
     assert stages_run(done)[:3] == ["own_data", "settings@tiny", "search@tiny"]
     assert "observations: " in done.stdout + done.stderr  # why it forks
     assert "3 of 3 kept trials count" in done.stdout + done.stderr

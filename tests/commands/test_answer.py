@@ -253,7 +253,7 @@ def test_a_search_closes_for_what_is_new_alone(
 def test_nor_if_retraining_has_not_come_far_enough(
     tiny: Worked, closes: Closes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.edit("retrain", "epochs", 13)  # so that its runs are new ones
+    tiny.edit("retrain", "epochs", 5000)  # no run ends before its worker is told to leave
     before = outputs(tiny)
     closes("search", Kind.SEARCH, 4)
     monkeypatch.setattr(Reserve, "retrain_is_over", lambda reserve: True)
