@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.commands.list import byte_count
+from pipeline.commands.run_by_deadline import ASIDE
 from pipeline.commands.status import current_studies
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -22,7 +23,7 @@ from pipeline.settings.space import load_space, space_names
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.readonly import working
 from pipeline.sync.outputs import winner_model
-from pipeline.work.owners import release_the_dead
+from pipeline.work.owners import is_gone, release_the_dead
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def find_rubbish(root: Path, machine: Machine, name: str | None) -> Rubbish:
         models = paths.state / "models"
         found = sorted(models.iterdir()) if models.is_dir() else []
         places |= {model: "a superseded model" for model in found if model not in kept}
+        places |= {
+            owner.parent: "outputs that a killed command had put aside"
+            for owner in sorted(paths.state.glob(f"{ASIDE}*/owner"))
+            if is_gone(owner.read_text())
+        }
         places[paths.downloads] = "downloads, fetched again when `prepare` needs them"
     there = {place: why for place, why in places.items() if place.exists()}
     return Rubbish(there, forks)

@@ -28,8 +28,10 @@ from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.workers import resume_cancelled
 from pipeline.sync.follow import following
 from pipeline.work.budget_file import as_made, keep_budget
+from pipeline.work.owners import owner_name
 from pipeline.work.reserve import Reserve
 
+ASIDE = "aside-"  # of folders; a killed command leaves one, which `clean` finds by its `owner`
 WHEN = {
     "prepare": "before the data were prepared",
     "search": "before the search could close",
@@ -156,7 +158,8 @@ def _as_before_unless_done(paths: Paths) -> Iterator[AbstractContextManager[None
     places = [*map(paths.stage, STAGES), paths.settings, paths.budget]
     was_made = is_made(paths, "render")
     paths.state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="aside-", dir=paths.state) as folder:
+    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=paths.state) as folder:
+        (Path(folder) / "owner").write_text(owner_name(os.getpid()))
         kept = {place: Path(folder) / place.name for place in places if place.exists()}
         for place, copy in kept.items():
             _copy(place, copy)

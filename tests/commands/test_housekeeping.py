@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from crews import SPACE, Sweep, make_sweep
+from crews import ROOT, SPACE, Sweep, make_sweep
 from recording import record_stages
 from rights import as_a_person
 from studies import next_lease
@@ -128,6 +130,29 @@ def test_clean_refuses_while_a_trial_is_held(tiny: Sweep, give: Give) -> None:
     assert files(tiny) == before
     ledger.forget(tiny.study.id)  # nor are its rows deleted
     assert len(ledger.trials(tiny.study.id)) == 2
+
+
+def test_clean_finds_what_a_killed_run_had_put_aside(tiny: Sweep, give: Give) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.paths import Paths;"
+        "from pipeline.commands.run_by_deadline import _as_before_unless_done as aside\n"
+        "with aside(Paths(Path.cwd(), 'tiny')): print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tiny.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as run:
+        assert run.stdout
+        run.stdout.readline()
+        (place,) = tiny.paths.state.glob("aside-*")
+        assert (place / "search" / "best.json").exists()
+        assert place.name not in give("clean --yes")[1], "its command goes on"
+        run.kill()
+    assert f"{place.name}: outputs that a killed command had put aside" in give("clean --yes")[1]
+    assert not place.exists()
 
 
 def test_clean_without_data_deletes_no_study(tiny: Sweep, give: Give) -> None:
