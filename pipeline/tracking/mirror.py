@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 KEY_TAG = "vae_pipeline.key"
 PAGE = 200  # runs of one search answer, which must arrive within the HTTP timeout
 LOCK_SECONDS = 10
+MEETINGS = 10  # with other hosts, at one run
+MET = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # a run in the trash; a tag that was set just now
 SAVE_SECONDS = 5.0  # of a long sync are lost at most when the process is killed
 # Lists show such an experiment as machine learning; what its pages show, the address decides (ui).
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -83,7 +85,9 @@ class Mirror:
                 log = logs[experiment] = self._open(client, experiment, logs.get(experiment))
                 saved = time.monotonic()
                 for run in runs:
-                    _mirror(client, log, run, report, lambda: save_cursor(self._cursor, logs))
+                    _mirror_beside_others(
+                        client, log, run, report, lambda: save_cursor(self._cursor, logs)
+                    )
                     if time.monotonic() - saved > SAVE_SECONDS:
                         save_cursor(self._cursor, logs)
                         saved = time.monotonic()
@@ -157,6 +161,21 @@ class Mirror:
         return found
 
 
+def _mirror_beside_others(
+    client: MlflowClient, log: Log, run: Run, report: Report, save: Callable[[], None]
+) -> None:
+    """Other hosts mirror the same record: a run that went under us is looked up again."""
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(MEETINGS)):
+        try:
+            return _mirror(client, log, run, report, save)
+        except MlflowException as error:
+            if error.error_code not in MET or not left:
+                raise
+        log.runs |= _reconciled(log.runs, _find(client, log.experiment_id, run.key))
+
+
 def _mirror(
     client: MlflowClient, log: Log, run: Run, report: Report, save: Callable[[], None]
 ) -> None:
@@ -209,7 +228,14 @@ def _replace(client: MlflowClient, log: Log, run: Run, report: Report) -> Sent:
 
 
 def _drop(client: MlflowClient, old: Sent, new: Sent) -> None:
-    client.set_tag(old.run_id, SUPERSEDED_TAG, new.run_id)
+    """To MLflow's trash, where another host may be bringing it at this moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_tag(old.run_id, SUPERSEDED_TAG, new.run_id)
+    except MlflowException as error:
+        if error.error_code not in MET:
+            raise
     client.delete_run(old.run_id)
 
 

@@ -164,13 +164,11 @@ uri, folder = sys.argv[1:]
 connect(uri)
 for host in range({HOSTS}):
     if os.fork() == 0:
-        mirror = Mirror(uri, None, Path(folder, f"cursor-{{host}}.json"))
-        for attempt in range(5):  # a run of which another host has an older one goes under us
-            try:
-                mirror.sync("hosts", runs)
-                os._exit(0)
-            except MirrorUnavailable as error:
-                print(error, file=sys.stderr, flush=True)
+        try:
+            Mirror(uri, None, Path(folder, f"cursor-{{host}}.json")).sync("hosts", runs)
+            os._exit(0)
+        except MirrorUnavailable as error:
+            print(error, file=sys.stderr, flush=True)
         os._exit(1)
 sys.exit(any(os.wait()[1] for host in range({HOSTS})))
 """

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from records import START, Store, copy_db, curve, study, trial
 
-from pipeline.tracking.mirror import KEY_TAG, Report
+from pipeline.tracking.mirror import KEY_TAG, Mirror, Report
 from pipeline.tracking.records import Dataset, Metric
 from pipeline.tracking.store import MirrorUnavailable
 
@@ -225,10 +225,7 @@ def test_a_run_deleted_under_a_live_mirror_is_left_alone(store: Store) -> None:
     live = trial(0, status="RUNNING", end_ms=None, metrics=curve(1))
     ids = mirror.sync(store.name, [study(), live]).run_ids
     store.client.delete_run(ids["fashion-1a2b/0"])
-    grown = replace(live, metrics=curve(2))
-    with pytest.raises(MirrorUnavailable):
-        mirror.sync(store.name, [study(), grown, trial(1)])
-    mirror.sync(store.name, [study(), grown, trial(1)])
+    mirror.sync(store.name, [study(), replace(live, metrics=curve(2)), trial(1)])
     assert store.dump().keys() == {"fashion-1a2b", "fashion-1a2b/1"}
 
 
@@ -240,6 +237,56 @@ def test_a_run_created_by_two_hosts_is_merged(store: Store) -> None:
     for _ in range(2):
         store.mirror().sync(store.name, runs)
         assert store.dump() == before
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_inputs", "set_terminated"])
+def test_a_run_that_another_host_merges_under_us_is_looked_up_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    runs = [study(status="FINISHED", end_ms=START + 9), trial(0)]
+    real = getattr(MlflowClient, call)
+
+    def met(client: Any, run_id: str, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(MlflowClient, call, real)
+        tags = client.get_run(run_id).data.tags
+        other = run_id
+        while other >= run_id:  # everyone keeps the smallest id
+            other = client.create_run(store.experiment_id, START, tags).info.run_id
+        Mirror(store.uri, store.root, store.cursor.with_name("other.json")).sync(store.name, runs)
+        real(client, run_id, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, call, met)
+    report = store.mirror().sync(store.name, runs)
+    held = store.dump()
+    assert set(report.run_ids.values()) == {
+        run.info.run_id for run in store.client.search_runs([store.experiment_id])
+    }
+    store.name += "-undisturbed"
+    store.mirror().sync(store.name, runs)
+    assert held == store.dump()
+
+
+def test_two_hosts_that_drop_one_run_at_once_do_it_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    runs = [study(), trial(0)]
+    store.mirror().sync(store.name, runs)
+    before = store.dump()
+    store.client.create_run(store.experiment_id, START, {KEY_TAG: "fashion-1a2b/0"}, "trial 0000")
+    real = MlflowClient.set_tag
+
+    def second(client: Any, run_id: str, *args: Any, **kwargs: Any) -> None:
+        real(client, run_id, *args, **kwargs)
+        client.delete_run(run_id)
+        real(client, run_id, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "set_tag", second)
+    store.mirror().sync(store.name, runs)
+    assert store.dump() == before
 
 
 def test_a_deleted_experiment_and_a_moved_folder_say_what_to_do(
