@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.vae.schedule import Plateau, kl_warmup_end
-from pipeline.vae.setting import Setting
+
+if TYPE_CHECKING:
+    from pipeline.settings.hyperparameters import Hyperparameters
+    from pipeline.vae.setting import Setting
 
 
 class Course:
     """Where a training of at most `epochs` epochs stands, by the records of those behind it."""
 
-    def __init__(self, setting: Setting, epochs: int):
+    def __init__(self, setting: Setting | Hyperparameters, epochs: int):
         self._setting, self._epochs = setting, epochs
         self.first = kl_warmup_end(setting, epochs) + 1  # the epoch from which all of this counts
         self.plateau = Plateau(setting)
@@ -67,7 +70,9 @@ class Played:
     factors: list[float]  # of the learning rate, by the plateau schedule
 
 
-def play(setting: Setting, epochs: int, curve: Sequence[Mapping[str, Any]]) -> Played:
+def play(
+    setting: Setting | Hyperparameters, epochs: int, curve: Sequence[Mapping[str, Any]]
+) -> Played:
     """Plays a curve of a training of at most `epochs` epochs forward, without training."""
     course, found = Course(setting, epochs), Played([], [], [])
     for record in curve:

@@ -64,7 +64,7 @@ class Plateau:
     ReduceLROnPlateau waits an epoch longer and wants a relative improvement).
     """
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting | Hyperparameters):
         self._setting = setting
         self.factor = 1.0
         self.best = math.inf

@@ -13,7 +13,6 @@ from pipeline.study.confirmation.race import Race, Rules, Run, replay
 from pipeline.study.storage.rows import Part, Trial
 from pipeline.vae.early_stopping import Played, play
 from pipeline.vae.schedule import kl_warmup_end
-from pipeline.vae.setting import read_setting
 
 Parameters = dict[str, Any]
 
@@ -82,4 +81,4 @@ def cut(space: Space, trial: Trial, until: int) -> Trial:
 
 
 def _played(space: Space, parameters: Parameters, trial: Part) -> Played:
-    return play(read_setting(space.record(parameters)), space.retrain.epochs, trial.curve)
+    return play(space.hyperparameters(parameters), space.retrain.epochs, trial.curve)
