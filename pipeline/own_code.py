@@ -10,11 +10,13 @@ import builtins
 import hashlib
 import importlib.abc
 import importlib.util
+import linecache
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 from pipeline.errors import UserError
 
 Sources = Mapping[str, Mapping[str, str]]  # file: its `sha256` and `text`
-OURS = "pipeline.vae"
+PROGRAM, OURS = "pipeline", "pipeline.vae"
 LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport"}  # run what lies anywhere
 READERS = {"importlib.metadata", "importlib.resources"}  # load nothing
 _served = False
@@ -49,6 +51,8 @@ def own_module(file: str, sources: Sources) -> ModuleType:
     text, sha256 = sources[file]["text"], sources[file]["sha256"]
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         raise UserError(f"{file}: the recorded source is not that of its digest: restore it")
+    # What compiles a function's source would read the file of the checkout, edited or not.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     return _run(file, sha256, text)
 
 
@@ -95,10 +99,15 @@ def _importer(file: str) -> Callable[..., ModuleType]:
     def imported(
         name: str, globals_: Any = None, locals_: Any = None, from_: Any = (), level: int = 0
     ) -> ModuleType:
+        if level and globals_ and globals_.get("__package__"):  # it says that it is in one
+            name, level = (
+                importlib.util.resolve_name("." * level + name, globals_["__package__"]),
+                0,
+            )
         if level == 0:
             _check_name(name, from_ or (), file)
         module = builtins.__import__(name, globals_, locals_, from_, level)
-        if level == 0 and not _served and not f"{name}.".startswith(f"{OURS}."):
+        if level == 0 and not _served and name.partition(".")[0] != PROGRAM:
             _check_place(name, from_ or (), file)
         return module
 
@@ -107,13 +116,13 @@ def _importer(file: str) -> Callable[..., ModuleType]:
 
 def _check_name(name: str, from_: tuple[str, ...], file: str) -> None:
     top = name.partition(".")[0]
-    parts = [f"{name}.{part}" for part in from_] if name == "importlib" else [name]
+    parts = [f"{name}.{part}" for part in from_] if from_ and name == top else [name]
     if top in LOADERS and not (from_ and READERS.issuperset(parts)):
         raise UserError(
             f"{_line(file)} may import by `import` alone, but got {name}: write `import NAME`, of"
             " an installed package; `from importlib import metadata, resources` is fine"
         )
-    if top == OURS.partition(".")[0] and not f"{name}.".startswith(f"{OURS}."):
+    if top == PROGRAM and not all(f"{part}.".startswith(f"{OURS}.") for part in parts):
         raise UserError(
             f"{_line(file)} may import {OURS} of the program alone, but got {name}: put that into"
             " it"
@@ -122,13 +131,13 @@ def _check_name(name: str, from_: tuple[str, ...], file: str) -> None:
 
 def _check_place(name: str, from_: tuple[str, ...], file: str) -> None:
     for each in (name.partition(".")[0], name, *(f"{name}.{part}" for part in from_)):
-        for place in _places(sys.modules.get(each)):
-            if not _is_installed(place):
-                raise UserError(
-                    f"{_line(file)} may import installed packages, but got {each} of {place}, whose"
-                    " content no digest covers: put that into it, or install it (not with `pip"
-                    " install -e`)"
-                )
+        place = _place(each)
+        if place is not None and not _is_installed(place):
+            raise UserError(
+                f"{_line(file)} may import installed packages, but got {each} of {place}, whose"
+                " content no digest covers: put that into it, or install it (not with `pip"
+                " install -e`)"
+            )
 
 
 def _line(file: str) -> str:
@@ -136,11 +145,16 @@ def _line(file: str) -> str:
     return f"{file}: line {lines[-1] if lines else 0}: a file that a space names"
 
 
-def _places(module: ModuleType | None) -> Iterator[Path]:
+def _place(name: str) -> Path | None:
     """Where a module lies; nowhere if it is Python's own, or was made by no file."""
-    found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if isinstance(found, str):
-        yield Path(found).resolve()
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None and "." not in name:  # it has put something else in its place
+        spec = PathFinder.find_spec(name)
+    if spec is None:
+        return None
+    folders = iter(spec.submodule_search_locations or ())
+    found = spec.origin if spec.has_location else next(folders, None)
+    return None if found is None else Path(found).resolve()
 
 
 def _is_installed(place: Path) -> bool:

@@ -115,6 +115,8 @@ def read_source(root: Path, file: str) -> Source:
         raise ValueError(f"{file}: line {error.lineno}: {error.msg}: correct it") from None
     except ValueError:
         raise ValueError(f"{file}: is no text in UTF-8: save it as such") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{file}: is nested too deeply to be read: divide what is") from None
     return Source(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -13,6 +15,7 @@ from own_models import EXAMPLE, FAMILY, FILE, METRICS, METRICS_FILE, space_of
 
 from pipeline.commands.check import describe
 from pipeline.errors import UserError
+from pipeline.own_code import own_module
 from pipeline.paths import Paths
 from pipeline.record import settings_of
 from pipeline.settings import snapshot
@@ -169,6 +172,7 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
         (FIELD.format("str", "'a', meaning='x', choices='abc'"), "text needs `choices`: list them"),
         (FIELD.format("str", "'a', meaning='x', choices=5"), "text needs `choices`: list them"),
         (FIELD.format("int", "{[]: 1}, meaning='x'"), "must be written out, not computed"),
+        (f"x = {'+'.join(['1'] * 20_000)}\n", "is nested too deeply to be read: divide"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, source: str, message: str) -> None:
@@ -212,6 +216,9 @@ ResidualVAE.encoder = encoder
         ("from runpy import run_path", BY_NAME.format("runpy")),
         ("exec('import runpy')", BY_NAME.format("runpy")),
         ("from . import helpers", "ImportError: attempted relative import"),
+        ("__package__ = 'lent_too'\nfrom . import part", "may import .* but got lent_too of"),
+        ("__package__ = 'lent_too'\nfrom .part import x", "may import .* but got lent_too of"),
+        ("import lent_out", "may import .* but got lent_out of .*lent_out.py, whose"),
     ],
 )
 def test_what_no_digest_covers_is_not_imported(
@@ -222,6 +229,8 @@ def test_what_no_digest_covers_is_not_imported(
     (elsewhere / "lent_too").mkdir(parents=True)
     (elsewhere / "lent.py").write_text("x = 1\n")
     (elsewhere / "lent_too" / "part.py").write_text("x = 1\n")
+    replaces = "import sys\nsys.modules[__name__] = object()\n"
+    (elsewhere / "lent_out.py").write_text(replaces)
     monkeypatch.syspath_prepend(elsewhere)
     space = space_of(tmp_path / "checkout", f"{EXAMPLE}\n{lines}\n")
     for _ in range(2):  # though it is loaded by then
@@ -240,6 +249,8 @@ def test_what_no_digest_covers_is_not_imported(
         "import sys\nsys.path.sort(key=lambda place: 0)",
         "import torch.nn.functional as F\nfrom torch.utils import data\nimport math, numpy",
         "import pipeline.vae.model\nfrom pipeline.vae.likelihood import Likelihood",
+        "from pipeline import vae",
+        "import torch.ops\nfrom torch import classes",  # which name files that are not there
     ],
 )
 def test_installed_packages_may_be_imported(
@@ -251,6 +262,19 @@ def test_installed_packages_may_be_imported(
     (packages / "packaged.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(packages)
     assert not list(own_faults(space_of(tmp_path / "checkout", f"{EXAMPLE}\n{lines}\n"), (1, 8, 8)))
+
+
+def test_what_compiles_a_source_gets_the_recorded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch.jit and Triton read it; not that of the checkout, which is edited meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / FILE).write_text("def f(x):\n    return 3 * x\n")
+    for number in (1, 2, 1):
+        text = f"def f(x):\n    return {number} * x\n"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        own = own_module(FILE, {FILE: {"text": text, "sha256": digest}})
+        assert inspect.getsource(own.f) == text
 
 
 @pytest.mark.parametrize(
