@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.commands.list import byte_count
-from pipeline.commands.run_by_deadline import ASIDE
+from pipeline.commands.run_by_deadline import ASIDE, OWNER
 from pipeline.commands.status import current_studies
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -66,7 +66,7 @@ def find_rubbish(root: Path, machine: Machine, name: str | None) -> Rubbish:
         places |= {model: "a superseded model" for model in found if model not in kept}
         places |= {
             owner.parent: "outputs that a killed command had put aside"
-            for owner in sorted(paths.state.glob(f"{ASIDE}*/owner"))
+            for owner in sorted(paths.state.glob(f"{ASIDE}*/{OWNER}"))
             if is_gone(owner.read_text())
         }
         places[paths.downloads] = "downloads, fetched again when `prepare` needs them"

@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.commands.run_stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import STAGES, Paths
-from pipeline.record import is_current, is_made
+from pipeline.record import RECORD, is_current, is_made
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
@@ -28,10 +28,11 @@ from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.workers import resume_cancelled
 from pipeline.sync.follow import following
 from pipeline.work.budget_file import as_made, keep_budget
-from pipeline.work.owners import owner_name
+from pipeline.work.owners import is_gone, owner_name
 from pipeline.work.reserve import Reserve
 
-ASIDE = "aside-"  # of folders; a killed command leaves one, which `clean` finds by its `owner`
+ASIDE = "aside-"  # of folders, with outputs in NAME; a killed command leaves one with its OWNER
+OWNER, UNFINISHED = ".owner", ".unfinished"
 WHEN = {
     "prepare": "before the data were prepared",
     "search": "before the search could close",
@@ -153,41 +154,61 @@ def _as_before_unless_done(paths: Paths) -> Iterator[AbstractContextManager[None
     """Puts all outputs back if the block fails where a report was made: that one stands, and so
     must what it was made from. So does what the block is given, when it fails itself.
 
-    They wait in a folder on the same disk, on which a link is all that a copy takes.
+    They wait in a folder on the same disk, on which a link is all that a copy takes. What a command
+    could not put back, as it was killed or the disk is full, the next one does before it begins.
     """
-    places = [*map(paths.stage, STAGES), paths.settings, paths.budget]
-    was_made = is_made(paths, "render")
     paths.state.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=paths.state) as folder:
-        (Path(folder) / "owner").write_text(owner_name(os.getpid()))
-        kept = {place: Path(folder) / place.name for place in places if place.exists()}
-        for place, copy in kept.items():
-            _copy(place, copy)
+    for left in paths.state.glob(f"{ASIDE}*/{paths.name}"):
+        if is_gone((left.parent / OWNER).read_text()):
+            _put_back(paths, left)
+    aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=paths.state))
+    kept = aside / paths.name
 
-        @contextmanager
-        def put_back() -> Iterator[None]:
-            try:
-                yield
-            except BaseException:
-                if was_made:
-                    _put_back(places, kept)
-                raise
+    @contextmanager
+    def put_back() -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            _put_back(paths, kept)
+            raise
 
-        with put_back():
-            yield put_back()
+    with put_back():
+        (aside / OWNER).write_text(owner_name(os.getpid()))
+        (aside / UNFINISHED).mkdir()
+        for place in filter(Path.exists, _places(paths)):
+            _copy(place, aside / UNFINISHED / place.name)
+        (aside / UNFINISHED).rename(kept)
+        yield put_back()
+    _drop(kept)
 
 
-def _put_back(places: list[Path], kept: dict[Path, Path]) -> None:
-    for place in places:
-        copy = kept.get(place)
-        if copy is None:
-            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-        elif copy.is_dir():
-            with atomic_folder(place) as new:
-                _copy(copy, new)
-        else:
-            with atomic_path(place) as new:
-                shutil.copyfile(copy, new)
+def _places(paths: Paths) -> list[Path]:
+    return [*map(paths.stage, STAGES), paths.settings, paths.budget]
+
+
+def _put_back(paths: Paths, kept: Path) -> None:
+    """Nothing if there was no report, or if there is another one by now, as another host's."""
+    records = [kept / "render" / RECORD, paths.render / RECORD]
+    made = is_made(paths, "render") and all(record.exists() for record in records)
+    if made and records[0].read_bytes() == records[1].read_bytes():
+        for place in _places(paths):
+            copy = kept / place.name
+            if copy.is_dir():
+                with atomic_folder(place) as new:
+                    _copy(copy, new)
+            elif copy.exists():
+                with atomic_path(place) as new:
+                    shutil.copyfile(copy, new)
+            elif not place.is_symlink():
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    _drop(kept)
+
+
+def _drop(kept: Path) -> None:
+    """Whenever it is killed, outputs that are aside are whole, or unfinished by their name."""
+    with suppress(FileNotFoundError):
+        kept.rename(kept.with_name(UNFINISHED))
+    shutil.rmtree(kept.parent, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:

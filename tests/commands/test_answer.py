@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from worked import Worked
 
 from pipeline.api import Checkout
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.paths import Paths
 from pipeline.results.states import Kind, State
 from pipeline.settings.deadline import now
@@ -175,6 +176,49 @@ def test_that_of_before_keeps_the_data_that_it_was_made_from(tiny: Worked) -> No
     until = (now() + timedelta(seconds=-1)).isoformat()
     assert tiny.give("run", "tiny", "--until", until)[0] == 130
     assert outputs(tiny) == before
+    assert not list((tiny.runs / "state").glob("aside-*"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_what_could_not_be_put_back_is_by_the_next_command(
+    tiny: Worked, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """The disk is full, or Ctrl-C comes again and again; whoever is killed leaves as much."""
+    before, command = outputs(tiny), ("run", "tiny", "--until")
+    tiny.edit("data", "validation", {"fraction": 0.2, "seed": 1})
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.search.run", fails)
+        patch.setattr("pipeline.commands.run_by_deadline.atomic_folder", fails)
+        code, _, err = tiny.give(*command, (now() + timedelta(hours=2)).isoformat())
+    assert (code, err.count("\n")) == (2 if isinstance(error, OSError) else 130, 1), err
+    assert outputs(tiny) != before
+    (owner,) = (tiny.runs / "state").glob("aside-*/.owner")
+    owner.write_text(f"{owner.read_text()}0")  # it has ended
+    assert tiny.give(*command, (now() - timedelta(seconds=1)).isoformat())[0] == 130
+    assert outputs(tiny) == before
+    assert not list((tiny.runs / "state").glob("aside-*"))
+
+
+def test_an_answer_that_another_host_has_given_meanwhile_stands(
+    tiny: Worked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tiny.runs / "tiny" / "render" / "record.json"
+
+    def interrupted(*_: object, **__: object) -> None:
+        write_json(record, {**read_json(record), "inputs": {}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.stages.search.run", interrupted)
+    tiny.edit("data", "validation", {"fraction": 0.2, "seed": 1})
+    before = outputs(tiny)
+    assert tiny.give("run", "tiny", "--for", LATER)[0] == 130
+    after = outputs(tiny)
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert {"runs/tiny/render/record.json", "runs/tiny/prepare/record.json"} <= changed
     assert not list((tiny.runs / "state").glob("aside-*"))
 
 

@@ -148,7 +148,7 @@ def test_clean_finds_what_a_killed_run_had_put_aside(tiny: Sweep, give: Give) ->
         assert run.stdout
         run.stdout.readline()
         (place,) = tiny.paths.state.glob("aside-*")
-        assert (place / "search" / "best.json").exists()
+        assert (place / "tiny" / "search" / "best.json").exists()
         assert place.name not in give("clean --yes")[1], "its command goes on"
         run.kill()
     assert f"{place.name}: outputs that a killed command had put aside" in give("clean --yes")[1]
