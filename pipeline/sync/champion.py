@@ -42,7 +42,11 @@ def register_winner(sweep: Sweep, uri: str, run_ids: dict[str, str]) -> str:
     if outputs.winner["study"] not in sweep.studies:  # another clone's ledger has it
         return ""
     run_id = run_ids.get(sweep.key(outputs.winner["study"]))
-    if run_id is None or not winner_model(sweep.paths).exists():
+    if run_id is None:
+        return (
+            "; its study was deleted in MLflow: no new model version (`sync --rebuild` undoes it)"
+        )
+    if not winner_model(sweep.paths).exists():
         return ""
     score = _score(outputs.winner["values_nelbo_nats"], outputs.config)
     page = version_page(sweep, outputs, run_id)

@@ -95,7 +95,8 @@ class _Lines:
         for key, value in run.tags.items():
             earlier = key == "state" and not over
             if key == TOKEN_TAG and self._late:
-                earlier = int(tags.get(key, 0)) < int(value)
+                has = tags.get(key, "0")
+                earlier = has.isdecimal() and int(has) < int(value)
             self._text(f"tag {key}", tags.get(key), fit(value, TAG_LENGTH), earlier=earlier)
         self._curves(client)
         self._figures()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+PREFIX = "vae_pipeline."
+DIGEST_TAG = PREFIX + "digest"  # of a version: which model it is
 VERSIONS_TAG = "mlflow.modelVersions"
 FIGURES = ("validation_", "test_")  # of the metrics of a study's run
 
@@ -26,12 +28,18 @@ def log_version(
 
     run = client.get_run(run_id)
     experiment_id, name = run.info.experiment_id, f"{version.name}-{version.version}"
-    found = client.search_logged_models([experiment_id], f"name = '{name}'", max_results=1)
+    digest, found = version.tags[DIGEST_TAG], []
+    for each in client.search_logged_models([experiment_id], f"name = '{name}'"):
+        if each.tags.get(DIGEST_TAG) == digest:
+            found.append(each)
+        elif VERSIONS_TAG in each.tags:  # of a registered model of this name that was deleted
+            client.delete_logged_model_tag(each.model_id, VERSIONS_TAG)
+    tag = json.dumps([{"name": version.name, "version": str(version.version)}])
     model = found[0] if found else client.create_logged_model(
         experiment_id,
         name=name,
         source_run_id=run_id,
-        tags={VERSIONS_TAG: json.dumps([{"name": version.name, "version": str(version.version)}])},
+        tags={VERSIONS_TAG: tag, DIGEST_TAG: digest},
         params=params,
     )  # fmt: skip
     inputs = run.inputs.dataset_inputs if run.inputs else []

@@ -28,6 +28,7 @@ from pipeline.tracking.supersede import (
     is_outdated,
     is_superseded,
     known_points,
+    number,
 )
 from pipeline.tracking.views import View, send_views
 
@@ -53,7 +54,7 @@ class Report:
     created: int = 0
     metrics: int = 0
     artifacts: int = 0
-    run_ids: dict[str, str] = field(default_factory=dict)  # key -> MLflow's run id
+    run_ids: dict[str, str] = field(default_factory=dict)  # key -> MLflow's, unless it is deleted
 
 
 class Mirror:
@@ -186,7 +187,8 @@ def _mirror(
     if run.key not in log.runs:
         _create(client, log, run, report, generation=0)
     sent = log.runs[run.key]
-    report.run_ids[run.key] = sent.run_id
+    if not sent.deleted:
+        report.run_ids[run.key] = sent.run_id
     if _has_other_points(client, run, sent):
         if is_outdated(client, run, sent):
             return
@@ -283,7 +285,7 @@ def _find(client: MlflowClient, experiment_id: str, key: str | None = None) -> d
 
 def _unknown(run: StoredRun) -> Sent:
     """A run of which nothing is known but its status, so that all is sent again."""
-    info, generation = run.info, int(run.data.tags.get(GENERATION_TAG, 0))
+    info, generation = run.info, number(run.data.tags.get(GENERATION_TAG))
     deleted = info.lifecycle_stage != "active"
     return Sent(info.run_id, deleted, generation, status=info.status, end_ms=info.end_time)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.tracking.logged_model import log_version
+from pipeline.tracking.logged_model import DIGEST_TAG, PREFIX, log_version
 from pipeline.tracking.store import connect, outages, pages
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
-PREFIX = "vae_pipeline."
-DIGEST_TAG = PREFIX + "digest"
 DECISION_TAG = PREFIX + "decision"
 AGAINST_TAG = PREFIX + "against"  # the version that was the champion when this one came
 NO_SIGMA = "none"
@@ -52,7 +50,7 @@ class Score:
 
     @classmethod
     def from_tags(cls, tags: dict[str, str]) -> Score | None:
-        """The score that `tags` wrote; None for a version that somebody else made."""
+        """The score that `tags` wrote; None for a version that somebody else made or edited."""
         try:
             return cls(
                 mean_nats=float(tags[PREFIX + "nelbo_nats"]),
@@ -62,7 +60,7 @@ class Score:
                 likelihood=tags[PREFIX + "likelihood"],
                 sigma=tags.get(PREFIX + "sigma", _unrecorded(tags[PREFIX + "likelihood"])),
             )
-        except KeyError:
+        except (KeyError, ValueError):
             return None
 
 

@@ -23,6 +23,11 @@ SUPERSEDED_TAG = "vae_pipeline.superseded_by"
 STREAMS = "system/"  # keys of metrics that only grow
 
 
+def number(tag: str | None) -> int:
+    """That of a tag; 0 if there is none, or somebody has written something else into it."""
+    return int(tag) if tag and tag.isdecimal() else 0
+
+
 def known_points(run: Run, sent: Sent) -> int | None:
     """How many of the record's first points the run is known to hold; None if it must be asked."""
     if sent.curve == UNKNOWN:
@@ -49,7 +54,7 @@ def is_superseded(client: MlflowClient, run: Run, sent: Sent) -> bool:
 def is_outdated(client: MlflowClient, run: Run, sent: Sent) -> bool:
     """Whether the record is older than what MLflow holds: another host was faster."""
     held = client.get_run(sent.run_id).data
-    token, theirs = int(run.tags.get(TOKEN_TAG, 0)), int(held.tags.get(TOKEN_TAG, 0))
+    token, theirs = number(run.tags.get(TOKEN_TAG)), number(held.tags.get(TOKEN_TAG))
     if token != theirs:
         return token < theirs
     keys = run.curves | {m.key for m in run.metrics}

@@ -55,6 +55,7 @@ FALSE = {
     "the winner": ("UPDATE tags SET value = 'x' WHERE key = 'winner'", "tag winner is x"),
     "the data": ("UPDATE tags SET value = 'x' WHERE key = 'data_sha256'", "tag data_sha256 is x"),
     "a failure": (f"UPDATE runs SET status = 'FAILED' WHERE run_uuid IN {TRIAL}", "status is"),
+    "a token": ("UPDATE tags SET value = 'x' WHERE key = 'vae_pipeline.token'", "token is x, but"),
     "a state": ("UPDATE tags SET value = 'failed' WHERE key = 'state'", "tag state is failed"),
 }  # fmt: skip
 MISSING = {
@@ -113,6 +114,31 @@ def test_outputs_that_came_back_are_lag_until_they_are_sent(mine: Worked) -> Non
     made_anew(mine)
     assert "1 of 6 runs of tiny are not up to date" in mine.give("status", "tiny")[1]
     assert verified(mine) == (0, [BEHIND])
+    mine.done("sync", "tiny")
+    assert verified(mine) == (0, [])
+
+
+def test_a_study_that_somebody_deleted_in_mlflow_has_no_new_version(mine: Worked) -> None:
+    """Its model would not be there, and no page is made of it."""
+    made_anew(mine)
+    change(mine, f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {STUDY}")
+    code, out, err = mine.give("sync", "tiny")
+    assert (code, err) == (0, "")
+    assert "; its study was deleted in MLflow: no new model version" in out
+    assert "; model version 1 (champion" in mine.give("sync", "tiny", "--rebuild")[1]
+    assert verified(mine) == (0, [])
+
+
+def test_tags_that_somebody_has_spoilt_are_sent_anew(mine: Worked) -> None:
+    """By hand in MLflow; numbers of ours that are none."""
+    spoilt = ("'vae_pipeline.token'", "'vae_pipeline.generation'")
+    change(mine, f"UPDATE tags SET value = 'x' WHERE key = {spoilt[0]}")
+    with closing(sqlite3.connect(mine.runs / "state" / "mlflow.db")) as store, store:
+        store.execute(
+            f"INSERT INTO tags SELECT {spoilt[1]}, 'x', run_uuid FROM tags WHERE key = {spoilt[0]}"
+        )
+    change(mine, "UPDATE latest_metrics SET value = value - 1 WHERE key = 'nelbo_nats'")
+    unmarked(mine)
     mine.done("sync", "tiny")
     assert verified(mine) == (0, [])
 

@@ -51,6 +51,29 @@ def test_a_version_is_among_the_models_of_its_experiment(store: Store) -> None:
     assert more == f"[Metrics, data and lineage]({link})"
 
 
+def test_a_version_of_a_name_that_was_deleted_and_given_again_is_another_model(
+    store: Store, run_id: str
+) -> None:
+    for digest, lr in (("a", "0.1"), ("b", "0.2")):
+        winner = Winner(run_id, "model", digest, SCORE, params={"lr": lr})
+        assert register(store.uri, store.name, winner, judge).version == 1
+        models = store.client.search_logged_models([store.experiment_id])
+        (of_it,) = (model for model in models if "mlflow.modelVersions" in model.tags)
+        assert of_it.params == winner.params
+        page = store.client.get_model_version(store.name, "1").description
+        assert of_it.model_id in page
+        store.client.delete_registered_model(store.name)
+    assert len(models) == 2
+
+
+def test_a_champion_whose_score_is_no_number_is_led_by_hand(store: Store, run_id: str) -> None:
+    register(store.uri, store.name, Winner(run_id, "model", "a", SCORE), judge)
+    store.client.set_model_version_tag(store.name, "1", "vae_pipeline.nelbo_nats", "some 240")
+    second = register(store.uri, store.name, Winner(run_id, "model", "b", SCORE), judge)
+    assert not second.champion
+    assert "the champion has no score to compare with" in second.reason
+
+
 def aliases(store: Store) -> dict[str, str]:
     held = store.client.get_registered_model(store.name).aliases
     return {alias: str(version) for alias, version in held.items()}
