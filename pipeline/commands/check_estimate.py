@@ -1,8 +1,7 @@
 """What a sweep would cost, for `check`: images, weights, multiply-adds, memory, minutes, disk.
 
-Nothing is written. Weights and multiply-adds are
-counted on models without content (torch's meta device); minutes come from a few real steps of the
-centre's setting on random images, timed on this machine.
+Nothing is written. Minutes come from a few real steps of the centre's setting on random images,
+timed on this machine.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.study.storage.rows import Part
     from pipeline.vae.cost import Size
     from pipeline.vae.model import VAE
+    from pipeline.vae.optimizer import Optimizer
 
 MOST_CORNERS = 64
 STATE = 3  # floats that a checkpoint holds for each weight: itself and Adam's two moments
@@ -104,22 +104,23 @@ def time_steps(space: Space, shape: tuple[int, int, int]) -> tuple[float, int, i
 
     from pipeline.study.search.sampler import centre
     from pipeline.vae.model import build
-    from pipeline.vae.setting import read_architecture
+    from pipeline.vae.optimizer import Optimizer
+    from pipeline.vae.setting import read_setting
 
-    record = space.record(centre(space.searched))
+    setting = read_setting(space.record(centre(space.searched)))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        vae = build(shape, read_architecture(record), 0)
-        optimizer = torch.optim.Adam(vae.parameters(), lr=1e-6, foreach=True)
-        images = torch.rand(record["batch_size"], *shape, generator=torch.Generator())
+        vae = build(shape, setting.architecture, 0)
+        optimizer = Optimizer(vae.parameters(), setting)
+        images = torch.rand(setting.batch_size, *shape, generator=torch.Generator())
         times = [_step(vae, optimizer, images) for _ in range(2 * STEPS)]
     finally:
         torch.set_num_threads(before)
-    return min(times[STEPS:]), record["batch_size"], psutil.Process().memory_info().rss
+    return min(times[STEPS:]), setting.batch_size, psutil.Process().memory_info().rss
 
 
-def _step(vae: VAE, optimizer: Any, images: Tensor) -> float:
+def _step(vae: VAE, optimizer: Optimizer, images: Tensor) -> float:
     import torch
 
     from pipeline.vae.model import kl_per_dim, reparameterize
@@ -128,9 +129,8 @@ def _step(vae: VAE, optimizer: Any, images: Tensor) -> float:
     mu, log_var = vae.encode(images)
     decoded = vae.decode(reparameterize(mu, log_var, torch.ones_like(mu)))
     loss = (vae.likelihood.nll(decoded, images) + kl_per_dim(mu, log_var).sum(1)).mean()
-    optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
+    optimizer.step(1e-6)
     return time.perf_counter() - start
 
 

@@ -8,11 +8,13 @@ the model itself, and what else takes the time of so many, as it was measured fo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from pipeline.vae.families.layers import Shape
 from pipeline.vae.model import build
@@ -26,6 +28,7 @@ WEIGHT = 48.0  # of the optimizer's rule, for each weight and step
 
 
 COPIES = 6  # of the weights: gradients, two moments, the best and the first epoch's, themselves
+FILLED = 2**22  # weights of a model that is built to be counted: see `count_size`
 
 
 class Size(NamedTuple):
@@ -64,7 +67,7 @@ def memory_bytes(setting: Setting, shape: Shape) -> int:
 
 
 def model_size(architecture: Architecture, shape: Shape) -> Size:
-    """Counted once an architecture, on a model without content (torch's meta device).
+    """Counted once an architecture.
 
     One that cannot be built counts nothing: its trial says why.
     """
@@ -78,23 +81,58 @@ def model_size(architecture: Architecture, shape: Shape) -> Size:
     return _sizes[key]
 
 
-def count_size(architecture: Architecture, shape: Shape) -> Size:
-    """The same of a model that can be built; raises what its family raises."""
+def count_size(architecture: Architecture, shape: Shape, most: int = FILLED) -> Size:
+    """The same of a model that can be built; raises what its family raises.
+
+    One of more than `most` weights has no content (torch's meta device), for which torch imports
+    its compiler, at a core-second in every process.
+    """
     given = {True: 0, False: 0}  # in maps, out of them
 
     def count(_: nn.Module, __: object, output: object) -> None:
         if isinstance(output, Tensor):
             given[output.dim() > 2] += output.numel()
 
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         vae = build(shape, architecture, 0).eval()
-        for module in vae.modules():
-            if not list(module.children()):
-                module.register_forward_hook(count)
-        mu, _ = vae.encode(torch.empty(1, *shape))
-        vae.decode(mu)
     weights = sum(weight.numel() for weight in vae.parameters())
-    flops = counter.get_flop_counts()["Global"]
-    convolved = sum(n for operation, n in flops.items() if "conv" in str(operation)) // 2
-    dense = int(counter.get_total_flops()) // 2 - convolved
+    device = torch.device("cpu" if weights <= most else "meta")
+    if weights <= most:
+        vae = build(shape, architecture, 0).eval()
+    for module in vae.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    with device, torch.no_grad(), _Operations() as counter:
+        mu, _ = vae.encode(torch.zeros(1, *shape))
+        vae.decode(mu)
+    flops = counter.flops
+    convolved = sum(n for operation, n in flops.items() if "conv" in operation) // 2
+    dense = flops.total() // 2 - convolved
     return Size(weights, dense, convolved, given[False], given[True])
+
+
+class _Operations(TorchDispatchMode):
+    """Counts by torch's formulas. Its own FlopCounterMode imports the compiler, too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: Counter[str] = Counter()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs, operation = kwargs or {}, func.overloadpacket
+        if operation not in flop_registry:
+            with self:  # of several operations, it may be
+                if (given := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return given
+        given = func(*args, **kwargs)
+        if operation in flop_registry:
+            self.flops[str(operation)] += int(
+                flop_registry[operation](*args, **kwargs, out_val=given)
+            )
+        return given

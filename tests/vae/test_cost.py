@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from trainings import setting_of
 
 from pipeline.settings.space import parse_space
 from pipeline.study.search.constraints import within
-from pipeline.vae.cost import epoch_cost, memory_bytes, model_size
+from pipeline.vae.cost import count_size, epoch_cost, memory_bytes, model_size
 from pipeline.vae.model import build
 
 GREY, COLOUR = (1, 8, 8), (3, 9, 7)
@@ -37,6 +38,16 @@ def test_weights_are_those_of_the_model(family: str, shape: tuple[int, int, int]
     architecture = setting_of(family=family, likelihood="discretized_logistic").architecture
     real = sum(weight.numel() for weight in build(shape, architecture, 0).parameters())
     assert model_size(architecture, shape).weights == real
+
+
+@pytest.mark.parametrize("hidden", [[32], [4096, 4096]])  # built whole, and without content
+@pytest.mark.parametrize("family", ["mlp", "conv_stride", "conv_pool", "residual"])
+def test_operations_are_those_of_torch_s_counter(family: str, hidden: list[int]) -> None:
+    architecture = setting_of(family=family, hidden=hidden).architecture
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        vae = build(COLOUR, architecture, 0).eval()
+        vae.decode(vae.encode(torch.empty(1, *COLOUR))[0])
+    assert 2 * count_size(architecture, COLOUR).multiply_adds == counter.get_total_flops()
 
 
 def test_counting_leaves_no_trace_in_random_numbers() -> None:

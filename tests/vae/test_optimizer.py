@@ -81,10 +81,11 @@ def test_a_gradient_within_the_limit_is_left_as_it_is() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_training_does_not_import_the_compiler() -> None:
-    """It would cost every worker 4 core-seconds."""
+def test_training_and_its_cost_do_not_import_the_compiler() -> None:
+    """It would cost every process of a sweep up to 4 core-seconds."""
     code = (
-        "import sys, trainings\n"
+        "import sys, trainings, pipeline.vae.cost\n"
+        "assert pipeline.vae.cost.epoch_cost(trainings.setting_of(), (1, 8, 8), 100)\n"
         "for name in ('adam', 'adamax', 'rmsprop', 'sgd'):\n"
         "    trainings.training(optimizer=name, epochs=1, max_grad_norm=1.0).run_epoch()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
