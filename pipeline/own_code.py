@@ -11,10 +11,14 @@ import hashlib
 import importlib.abc
 import importlib.util
 import linecache
+import signal
 import sys
 import sysconfig
+import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -27,11 +31,45 @@ Sources = Mapping[str, Mapping[str, str]]  # file: its `sha256` and `text`
 PROGRAM, OURS = "pipeline", "pipeline.vae"
 LOADERS = {"importlib", "runpy", "pkgutil", "imp", "zipimport"}  # run what lies anywhere
 READERS = {"importlib.metadata", "importlib.resources"}  # load nothing
+SECONDS = 120.0  # for an answer to what is tried
+AGAIN_SECONDS = 5.0  # Python drops what is raised within callbacks
 _served = False
 
 
 class Fault(Exception):
     """What is wrong with code of your own, in one line."""
+
+
+class _NoAnswer(BaseException):
+    """Which no code takes for its own failure."""
+
+
+@contextmanager
+def in_time(name: str) -> Iterator[None]:
+    """Ends what runs in here, code of FILE.py:NAME, after SECONDS. Raises Fault.
+
+    A deadline that comes before is left to its own alarm; outside of the main thread, where no
+    alarm rings, whoever waits ends it.
+    """
+
+    def ring(*_: object) -> None:
+        raise _NoAnswer
+
+    start, (left, again) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    if 0 < left <= SECONDS or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, AGAIN_SECONDS)
+    try:
+        yield
+    except _NoAnswer as late:
+        raise Fault(f"{_line_of(late, name)}has not answered within {SECONDS:g} s") from None
+    finally:
+        over = left and max(left - (time.monotonic() - start), 0.001)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, over, again)
 
 
 def own_object(name: str, sources: Sources) -> Any:
@@ -65,12 +103,15 @@ def serve() -> None:
 def where(error: BaseException, name: str) -> str:
     """An exception in one line: what it says, and the last line on its way of the file of
     FILE.py:NAME."""
+    said = " ".join(str(error).split())
+    return f"{_line_of(error, name)}{type(error).__name__}: {said}".rstrip(": ")
+
+
+def _line_of(error: BaseException, name: str) -> str:
     file = name.rpartition(":")[0]
     lines = [each.lineno for each in traceback.extract_tb(error.__traceback__)
              if each.filename == file]  # fmt: skip
-    said = " ".join(str(error).split())
-    at = f"line {lines[-1]}: " if lines else ""
-    return f"{at}{type(error).__name__}: {said}".rstrip(": ")
+    return f"line {lines[-1]}: " if lines else ""
 
 
 @cache

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.readers import RawData, raw_data
 from pipeline.errors import UserError
-from pipeline.own_code import Sources, own_object, where
+from pipeline.own_code import SECONDS, Sources, own_object, where
 from pipeline.paths import Paths
 from pipeline.settings.own_data import own_path, own_sha256
 from pipeline.settings.sections import Data
+
+
+@contextmanager
+def waited_for(data: Data) -> Iterator[None]:
+    """Says so once, as long as nobody can know how long its data take."""
+    said = f"prepare waits for {data.reader}, which has not answered within {SECONDS:g} s"
+    timer = Timer(SECONDS, print, [said], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def digests_of(data: Data, source: Sources, paths: Paths) -> dict[str, str]:
+    """Of what lies at `data.path`, and of the file that reads it."""
+    there = own_sha256(data, paths)
+    assert there is not None
+    return {"path": there, **{file: each["sha256"] for file, each in source.items()}}
 
 
 def read_own(data: Data, source: Sources, paths: Paths) -> RawData:
@@ -22,18 +45,17 @@ def read_own(data: Data, source: Sources, paths: Paths) -> RawData:
     Raises UserError with the first fault, also if it has changed what it reads.
     """
     assert data.reader is not None
-    before = own_sha256(data, paths)
-    assert before is not None
+    before = digests_of(data, source, paths)
     arrays = _read(data, source, paths)
     first = _digest(arrays)
-    found = raw_data(arrays, data.reader, {"path": before, **_digests(source)})
+    found = raw_data(arrays, data.reader, before)
     again = _digest(_read(data, source, paths))
     if changed := [name for name in first if first[name] != again.get(name)]:
         raise UserError(
             f"{data.reader}: is not deterministic: gives other `{changed[0]}` when it is asked"
             " again: read in a fixed order, and seed its random numbers"
         )
-    if own_sha256(data, paths) != before:
+    if digests_of(data, source, paths) != before:
         raise UserError(
             f"{data.reader}: changes what lies at data.path: it may only read there: correct it"
         )
@@ -63,7 +85,3 @@ def _digest(arrays: dict[str, np.ndarray]) -> dict[str, str]:
         name: hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
         for name, array in arrays.items()
     }
-
-
-def _digests(source: Sources) -> dict[str, str]:
-    return {file: each["sha256"] for file, each in source.items()}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.image_files import image_files, read_image
-from pipeline.data.own_reader import read_own
+from pipeline.data.own_reader import digests_of, read_own
 from pipeline.data.readers import look_at_npz
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.own_code import Fault, in_time
 from pipeline.paths import Paths
 from pipeline.record import checked
 from pipeline.settings.own_data import own_place
@@ -43,10 +45,7 @@ def find_images(space: Space, paths: Paths) -> Images:
     if paths.manifest.exists():
         manifest = read_json(checked(paths, paths.manifest))
         if manifest["data"] == data.name and data.path is None:
-            counts, (c, h, w) = manifest["counts"], manifest["shape"]
-            note = f"{counts['train']:,} to train on, {c}×{h}×{w}: prepared"
-            count = counts["train"] + counts["validation"]
-            return Images(note, count, counts["test"], (c, h, w))
+            return _prepared(manifest)
     if data.path is None:
         count, test, shape = KNOWN[data.name]
         if not test:
@@ -76,6 +75,12 @@ def find_images(space: Space, paths: Paths) -> Images:
     return Images(found.note, found.count - test, test, found.shape)
 
 
+def _prepared(manifest: dict[str, Any]) -> Images:
+    counts, (c, h, w) = manifest["counts"], manifest["shape"]
+    note = f"{counts['train']:,} to train on, {c}×{h}×{w}: prepared"
+    return Images(note, counts["train"] + counts["validation"], counts["test"], (c, h, w))
+
+
 def _folder(path: Path, data: Data) -> Images:
     """The files of a folder, and the shape of the first, fitted as the section says."""
     train, test = image_files(path)
@@ -86,8 +91,20 @@ def _folder(path: Path, data: Data) -> Images:
 
 
 def _own(space: Space, path: Path, paths: Paths) -> Images:
-    """What a reader gives, as `prepare` has it."""
-    raw = read_own(space.data, space.section("data")[SOURCES], paths)
+    """What a reader gives, as `prepare` has it, or has had it of the same data."""
+    name, source = str(space.data.reader), space.section("data")[SOURCES]
+    if paths.manifest.exists():
+        manifest = read_json(checked(paths, paths.manifest))
+        if manifest["source_sha256"] == digests_of(space.data, source, paths):
+            return _prepared(manifest)
+    try:
+        with in_time(name):
+            raw = read_own(space.data, source, paths)
+    except Fault as fault:
+        raise UserError(
+            f"{name}: {fault}: correct it; if it reads that much, `python -m pipeline prepare"
+            f" {space.name}` waits for it, and `check` then tells the rest"
+        ) from None
     count, channels, height, width = raw.train_images.shape
     note = f"{count:,} by {space.data.reader} at {path}, {channels}×{height}×{width}"
     test = len(raw.test_images) if raw.test_images is not None else 0

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.data import readers
 from pipeline.data.download import Unusable, from_apt, from_npm, from_torchvision, verified
 from pipeline.data.known import FILES, KNOWN, KnownSet, facts
-from pipeline.data.own_reader import read_own
+from pipeline.data.own_reader import read_own, waited_for
 from pipeline.data.readers import RawData
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, sha256_of
@@ -38,7 +38,8 @@ def load(space: Space, machine: Machine, paths: Paths) -> RawData:
     if data.path is None:
         return load_known(data.name, machine, paths)
     if data.name == "own":
-        return read_own(data, space.section("data")[SOURCES], paths)
+        with waited_for(data):
+            return read_own(data, space.section("data")[SOURCES], paths)
     path = own_place(data, paths.root)
     if data.name == "images":
         paths.state.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.own_code import Fault, Sources, own_object, where
+from pipeline.own_code import Fault, Sources, in_time, own_object, where
 from pipeline.vae.families.layers import Shape
 from pipeline.vae.left_alone import process_is_left_alone
 from pipeline.vae.likelihood import Likelihood
@@ -28,7 +28,7 @@ SMOOTH = 0.02  # relative: the quotient's own error
 def likelihood_faults(name: str, sources: Sources, shape: Shape) -> Iterator[str]:
     """The first fault of FILE.py:CLASS for images (C, H, W), as a line, if it has one."""
     try:
-        with torch.random.fork_rng(devices=[]), process_is_left_alone():
+        with in_time(name), torch.random.fork_rng(devices=[]), process_is_left_alone():
             examine(own_object(name, sources), shape)
     except UserError as error:
         yield str(error)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.own_code import Fault, Sources, own_object, where
+from pipeline.own_code import Fault, Sources, in_time, own_object, where
 from pipeline.seeds import derive_seed
 from pipeline.vae.left_alone import process_is_left_alone
 from pipeline.vae.measure import BATCH, elbo, pixels, seen
@@ -59,9 +59,12 @@ def metric_faults(
     tested = made(vae, images, torch.arange(IMAGES) % CLASSES, 0)
     for name in names:
         try:
-            _examined(name, sources, tested)
+            with in_time(name):
+                _examined(name, sources, tested)
         except UserError as error:
             yield str(error)
+        except Fault as fault:
+            yield f"{name}: {fault}"
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.errors import UserError
-from pipeline.own_code import Fault, own_module
+from pipeline.own_code import Fault, in_time, own_module
 from pipeline.settings.hyperparameters import Choices, Domain, Value
 from pipeline.settings.own_files import SOURCES, is_own
 from pipeline.settings.space import Space
@@ -40,7 +40,7 @@ def _file_faults(space: Space) -> Iterator[str]:
 
     for file, source in space.sources.items():
         try:
-            with process_is_left_alone():
+            with in_time(f"{file}:"), process_is_left_alone():
                 own_module(file, {file: source.model_dump()})
         except UserError as error:
             yield str(error)
@@ -80,7 +80,12 @@ def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
         record = space.record(setting)
         if not is_own(record["family"]):
             continue
-        fault = find_fault(record, shape)
+        late = ""
+        try:
+            with in_time(record["family"]):
+                fault = find_fault(record, shape)
+        except Fault as error:
+            fault = late = str(error)
         kind = (record["family"], re.sub(r"[0-9]+", "", fault or ""))  # whatever the sizes
         if fault is not None and kind not in known:
             known.add(kind)
@@ -89,6 +94,8 @@ def family_faults(space: Space, shape: tuple[int, int, int]) -> Iterator[str]:
             )
             values = ", ".join(f"{name} {record[name]}" for name in own if name != "family")
             yield f"{record['family']} ({values}): {fault}"
+        if late:  # others would take as long
+            return
 
 
 def _settings(space: Space) -> Iterator[dict[str, Value]]:

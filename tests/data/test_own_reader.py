@@ -11,13 +11,16 @@ from own_models import READER, READER_FILE, write_digits
 from test_pipeline import pipeline
 
 from pipeline.data.own_reader import read_own
+from pipeline.data.preview import find_images
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.record import read_record
 from pipeline.settings import snapshot
+from pipeline.settings.machine import Machine
 from pipeline.settings.own_files import SOURCES
 from pipeline.settings.space import Space, load_space
+from pipeline.stages import prepare
 from pipeline.study.identity import search_study
 from pipeline.study.receipt import left_out
 from pipeline.study.restore import restored, space_text
@@ -125,6 +128,24 @@ def test_check_and_prepare_refuse_a_faulty_one(tmp_path: Path) -> None:
         assert f"error: {READER_FILE}:random: {FAULTS['random']}" in refused.stderr
         assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "runs" / "own" / "prepare").exists()
+
+
+def test_one_that_never_answers_ends_check_and_a_slow_one_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = READER.replace("    table =", "    while True: pass\n    table =", 1)
+    space, paths = space_with(tmp_path, endless), Paths(tmp_path, "own")
+    monkeypatch.setattr("pipeline.own_code.SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"read: line 7: has not answered within 0.2 s: correct"):
+        find_images(space, paths)
+
+    space = space_with(tmp_path, READER)
+    monkeypatch.setattr("pipeline.data.own_reader.SECONDS", 0.0)
+    prepare.run(space, Machine(), paths)
+    said = capsys.readouterr().err
+    assert said == f"prepare waits for {READER_FILE}:read, which has not answered within 0 s\n"
+    monkeypatch.setattr("pipeline.data.preview.read_own", None)
+    assert find_images(space, paths).note.endswith("1×8×8: prepared")
 
 
 @pytest.mark.parametrize("indent", ["", "    "])

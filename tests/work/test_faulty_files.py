@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,21 @@ def test_a_sampler_that_never_answers_is_one_line(
         f"{SAMPLER_FILE}:Hangs: has not made 6 proposals in 0.5 s: a worker would wait for it"
         " before every trial"
     )
+
+
+@pytest.mark.parametrize("where", FILES)
+def test_what_never_answers_is_one_line_of_check(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, made = FILES[where]
+    named = {"metrics": [f"{METRICS_FILE}:own"]}
+    space = space_of(tmp_path, **made("while True: pass"), evaluate=named)
+    monkeypatch.setattr("pipeline.own_code.SECONDS", 0.5)
+    before = signal.getsignal(signal.SIGALRM)
+    (line,) = own_faults(space, GREY)
+    assert re.fullmatch(rf"{file}.*: line \d+: has not answered within 0.5 s", line)
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from datetime import timedelta
 import pytest
 
 from pipeline.errors import OutOfTime
+from pipeline.own_code import Fault, in_time
 from pipeline.settings import deadline
 from pipeline.settings.deadline import now
 from pipeline.work import stopping
@@ -68,6 +69,20 @@ def test_a_deadline_ends_work_wherever_it_is() -> None:
         signal.raise_signal(signal.SIGALRM)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     with pytest.raises(OutOfTime), ends_at(soon, "evaluate tiny"):
+        time.sleep(60)
+
+
+def test_a_deadline_outlasts_the_time_for_code_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.own_code.SECONDS", 0.05)
+    with ends_at(now() + timedelta(hours=2), "search tiny"):
+        for _ in range(2):
+            with pytest.raises(Fault, match="has not answered within"), in_time("f.py:F"):
+                time.sleep(60)
+            left, again = signal.getitimer(signal.ITIMER_REAL)
+            assert 7100 < left < 7200
+            assert again == stopping.AGAIN_SECONDS
+    soon = now() + timedelta(seconds=0.01)
+    with pytest.raises(OutOfTime), ends_at(soon, "search tiny"), in_time("f.py:F"):
         time.sleep(60)
 
 
