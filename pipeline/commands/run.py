@@ -13,6 +13,7 @@ from pipeline.settings.snapshot import open_settings, save, under_dvc
 from pipeline.settings.space import Space
 
 BUDGETED = ("search", "retrain")  # whose outputs have a budget
+COMPUTING = {*BUDGETED, "evaluate"}  # on the device
 
 
 def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine) -> str:
@@ -27,6 +28,10 @@ def run_stages(stages: tuple[str, ...], root: Path, name: str, machine: Machine)
 
         space = as_made(space, paths)
     open_inputs(stages[0], space, paths)
+    if COMPUTING & set(stages):
+        from pipeline.work.cards import check_device
+
+        check_device(machine)
     if stages == STAGES and machine.until is not None:
         from pipeline.commands.run_by_deadline import answer
 

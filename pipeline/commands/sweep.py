@@ -36,6 +36,7 @@ from pipeline.study.storage.readonly import reading
 from pipeline.study.storage.turn import renewed, take_turn
 from pipeline.sync.lag import lag_line
 from pipeline.work.budget_file import as_made, as_worked_on
+from pipeline.work.cards import check_device
 from pipeline.work.lineage import NIGHT, commit_and_diff
 from pipeline.work.owners import is_gone, owner_name, shown
 
@@ -110,6 +111,7 @@ def _take(night: Night, index: int, root: Path, machine: Machine, add: int | Non
         asked = with_budget(file, {"search.trials": _trials(file, before, paths, add)})
         entry["trials"] = {"before": before.trials, "after": before.trials,
                            "asked": asked.search.trials}  # fmt: skip
+        check_device(machine)
         made = answer(asked, machine, paths, file)
         entry |= _outcome(before, standing(machine, paths), asked, made)
     except OutOfTime as error:

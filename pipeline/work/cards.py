@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.errors import OutOfTime, UserError
 from pipeline.settings import deadline
+from pipeline.settings.machine import Machine
 
 IDLE = "idle"  # the device
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -70,6 +71,25 @@ def granted(
             said = True
             time.sleep(WAIT_SECONDS)
     return "cuda" if device == IDLE and own.lock else device
+
+
+def check_device(machine: Machine) -> None:
+    """Raises UserError for a device that is not there; nodes of Slurm have their own.
+
+    CUDA does not begin here: the command would hold memory of a card while its workers compute.
+    """
+    kind, _, index = machine.device.partition(":")
+    if machine.slurm:
+        return
+    if kind == IDLE:
+        cards()
+    elif kind == "cuda":
+        import torch
+
+        from pipeline.vae.process import resolve_device
+
+        if int(index or 0) >= torch.cuda.device_count():
+            resolve_device(machine.device)  # says why
 
 
 def leave() -> None:

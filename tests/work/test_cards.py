@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 import torch
 from crews import Sweep
 
+from pipeline.commands.run import run_stages
 from pipeline.errors import OutOfTime, UserError
+from pipeline.paths import STAGES
 from pipeline.settings.deadline import now
+from pipeline.settings.machine import Machine
 from pipeline.work import cards
 from pipeline.work.causes import MOVES
 from pipeline.work.worker import Worker
@@ -179,6 +183,17 @@ def test_nor_past_a_deadline(box: list[Gpu]) -> None:
         cards.granted("idle", until=now() - timedelta(seconds=1))
     box[0] = Gpu("b")
     assert cards.granted("idle", until=now() - timedelta(seconds=1)) == "cuda"
+
+
+@pytest.mark.parametrize("device", ["idle", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_made(
+    device: str, box: list[Gpu], tmp_path: Path
+) -> None:
+    (tmp_path / "search_spaces").mkdir()
+    (tmp_path / "search_spaces" / "tiny.yaml").write_text("data: {name: digits}\n")
+    with pytest.raises(UserError, match=f"^device {device}"):
+        run_stages(STAGES, tmp_path, "tiny", Machine(device=device))
+    assert [path.name for path in tmp_path.rglob("*")] == ["search_spaces", "tiny.yaml"]
 
 
 def test_no_driver_no_card_no_library(box: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
