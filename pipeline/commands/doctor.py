@@ -46,7 +46,7 @@ class Finding:
 def examine(root: Path, machine: Machine) -> list[Finding]:
     """All findings, those that are in order too. Changes nothing."""
     looks: tuple[Callable[[Path, Machine], Iterator[Finding]], ...] = (
-        _environment, _device, _storage, _tracker, _slurm, _disk, _dvc,
+        _environment, _device, _storage, _tracker, _optuna, _slurm, _disk, _dvc,
     )  # fmt: skip
     return [finding for look in looks for finding in look(root, machine)]
 
@@ -157,6 +157,17 @@ def _tracker(root: Path, machine: Machine) -> Iterator[Finding]:
             f"{server} does not answer ({why})",
             "start it, or correct `tracking`: no trial waits for it, `sync` sends what is missing",
         )
+
+
+def _optuna(_: Path, machine: Machine) -> Iterator[Finding]:
+    if machine.optuna:
+        from pipeline.study.optuna_storage import standing
+
+        try:
+            yield Finding("optuna", standing(machine.optuna, SECONDS))
+        except UserError as error:
+            goes_on = "no search waits for it, `export` writes what is missing"
+            yield Finding("optuna", str(error), goes_on)
 
 
 def _database(file: Path) -> Finding:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 OURS = "pipeline_study"  # of a study: this program's name of it
-VERSIONS = "version_info"  # a table that every storage of Optuna's has
 NUMBER = "number"  # of a trial: ours
 MARK = "pipeline_record"  # of a trial: the digest of what was exported
 
@@ -110,8 +109,9 @@ def _move(storage: Any, there: FrozenTrial, ours: FrozenTrial) -> bool:
 
 
 def _check_holds_nothing_else(space: Space, url: str) -> None:
-    """Optuna would add its tables to any database, and it calls two as the ledger does."""
     import sqlalchemy as sa
+
+    from pipeline.study.optuna_storage import check_holds_nothing_else
 
     try:
         sa.make_url(url)
@@ -121,12 +121,11 @@ def _check_holds_nothing_else(space: Space, url: str) -> None:
             " a URL of SQLAlchemy, such as sqlite:///optuna.db"
         ) from None
     engine = sa.create_engine(url, poolclass=sa.NullPool)
-    tables = set(sa.inspect(engine).get_table_names())
-    if tables and VERSIONS not in tables:
-        raise UserError(
-            f"export {space.name}: the database holds tables that are not Optuna's"
-            f" ({', '.join(sorted(tables)[:3])}): give one of its own, such as sqlite:///optuna.db"
-        )
+    try:
+        with engine.connect() as db:
+            check_holds_nothing_else(db)
+    except UserError as error:
+        raise UserError(f"export {space.name}: {error}") from None
 
 
 def _open(space: Space, study: str, storage: Any) -> optuna.Study:

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pytest
 from surroundings import free_port
 
@@ -97,6 +98,37 @@ def test_a_tracker_that_is_busy_or_away(root: Path, server: int) -> None:
     )
     (said,) = wrong(root, tracking=f"http://127.0.0.1:{free_port()}")
     assert "does not answer" in said
+
+
+def test_a_storage_of_optuna_is_looked_at_and_left_as_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = root / "optuna.db"
+    machine = Machine(optuna=f"sqlite:///{file}")
+
+    def said() -> str:
+        (finding,) = doctor._optuna(root, machine)
+        return str(finding)
+
+    assert said() == f"ok    optuna: sqlite:///{file}, which the first search makes"
+    assert not file.exists()
+    optuna.create_study(storage=machine.optuna, study_name="mine")
+    before = file.read_bytes()
+    assert said() == f"ok    optuna: sqlite:///{file}"
+    monkeypatch.setattr(doctor, "SECONDS", 0)
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        assert said().startswith("wrong optuna: does not take studies (")
+    assert file.read_bytes() == before
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("DROP TABLE version_info")
+    assert "holds tables that are not Optuna's" in said()
+    url = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/optuna"
+    for away in (url, f"sqlite:///{root}/none/optuna.db"):
+        (finding,) = doctor._optuna(root, Machine(optuna=away))
+        assert str(finding).startswith("wrong optuna: ")
+        assert "secret" not in str(finding)
+        assert "\n" not in str(finding)
 
 
 def test_a_tracker_that_is_a_database_is_named(root: Path) -> None:
