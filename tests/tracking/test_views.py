@@ -7,7 +7,9 @@ import json
 import math
 import shutil
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from records import Store, copy_db
 from studies import next_lease
 from sweeps import META, Desk
 
+from pipeline.commands import ui
 from pipeline.paths import STAGES
 from pipeline.sync import mlflow_columns
 from pipeline.sync.mlflow_runs import Sweep
@@ -71,7 +74,9 @@ def test_a_view_finds_its_runs_and_the_experiment_links_to_it(desk: Desk, store:
             assert f"/{store.experiment_id}/" in link
 
 
-def test_two_sweeps_have_one_view_that_compares_them(desk: Desk, store: Store) -> None:
+def test_two_sweeps_have_one_view_that_compares_them(
+    desk: Desk, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """MLflow shows it if the tag is the same on both."""
     sync(desk, store)
     assert "[compare with " not in tags(store)[NOTE]
@@ -88,6 +93,20 @@ def test_two_sweeps_have_one_view_that_compares_them(desk: Desk, store: Store) -
     both = [mine.experiment_id, other.experiment_id]
     assert len(store.client.search_runs(both, view["searchFilter"])) == 4
     assert view["selectedColumns"][0] == "attributes.`Experiment Name`"
+
+    for name in ("other", "searched"):  # beside tiny
+        (desk.paths.root / "search_spaces" / f"{name}.yaml").write_text("{}\n")
+    server = nullcontext(SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(ui, "guarded", lambda *_: server)
+    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)  # which is the command's own
+    ui.serve_ui(desk.paths.root, desk.machine, 5000)
+    (line,) = (each for each in capsys.readouterr().err.splitlines() if " and " in each)
+    names, _, address = line.strip().partition(": ")
+    named = [store.client.get_experiment_by_name(name) for name in names.split(" and ")]
+    assert {each.name for each in named} == {"tiny", "other"}
+    assert (
+        address == f"http://127.0.0.1:5000/{compare_link([each.experiment_id for each in named])}"
+    )
 
 
 def test_nothing_is_written_twice(
