@@ -124,11 +124,14 @@ def gained(before: Winner | None, after: Winner | None) -> dict[str, Any]:
     known = math.isfinite(gap.low) and math.isfinite(gap.high)
     seeds = f"{len(after.measured)} and {len(before.measured)} seeds"
     images = f"{after.measured.shape[1]} validation images"
+    unsure = (
+        "cannot be told apart from the one before: " if known and gap.low <= 0 <= gap.high else ""
+    )
     span = f"95 % interval {gap.low:.2f} … {gap.high:.2f}" if known else "no interval: single seeds"
     return {
         "is_better": known and gap.low > 0,
         "nats": gap.mean,
         "low": gap.low if known else None,
         "high": gap.high if known else None,
-        "evidence": f"{gap.mean:+.2f} nats, {span}, {seeds}, {images}",
+        "evidence": f"{unsure}{gap.mean:+.2f} nats, {span}, {seeds}, {images}",
     }

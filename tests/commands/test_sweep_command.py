@@ -261,7 +261,9 @@ class TestGains:
         assert gain["evidence"].endswith("3 and 3 seeds, 50 validation images")
 
     def test_within_it(self) -> None:
-        assert not gained(self.winner(0.1, 0.5), self.winner(0.0, 0.5))["is_better"]
+        gain = gained(self.winner(0.1, 0.5), self.winner(0.0, 0.5))
+        assert not gain["is_better"]
+        assert gain["evidence"].startswith("cannot be told apart from the one before: +0.1")
 
     def test_what_cannot_be_compared(self) -> None:
         winner = self.winner(1.0, 0.1)

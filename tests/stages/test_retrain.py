@@ -70,8 +70,10 @@ def test_a_small_model_does_not_tie_by_its_own_instability() -> None:
     unstable = candidate(1, [24.0, 26.0, 31.0], weights=10)
     verdict = choose([large, unstable])
     assert verdict.winner is large
-    assert verdict.sentence.startswith(
-        "Candidate 0 has the lowest mean, beyond the noise of its own 3 seeds: candidate 1"
+    assert verdict.sentence == (
+        "Candidate 0 wins as the lowest mean, but cannot be told apart from candidate 1, whose"
+        " seeds scatter more: candidate 1 is worse than candidate 0 by 2.00 nats (95 % interval"
+        " -6.95 … 10.95)."
     )
 
 

@@ -114,10 +114,14 @@ def _sentence(
             f"Candidates {names} cannot be told apart on {noise}: {_behind(other, leader)}."
             f" {who} wins as the {what}."
         )
-    if all(c.behind(leader).low > 0 for c in others):
-        claim = f"is better than every other beyond the noise of {noise}"
-    else:  # the interval of an unstable one is wide enough for anything
-        claim = f"has the lowest mean, beyond the noise of its own {seeds} seeds"
+    unsure = [c for c in others if not c.behind(leader).low > 0]
+    if unsure:  # the interval of an unstable one is wide enough for anything
+        other = _lowest(unsure)
+        return (
+            f"{who} wins as the lowest mean, but cannot be told apart from candidate {other.index},"
+            f" whose seeds scatter more: {_behind(other, leader)}."
+        )
+    claim = f"is better than every other beyond the noise of {noise}"
     return f"{who} {claim}: {_behind(_lowest(others), leader)}."
 
 
