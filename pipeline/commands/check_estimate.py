@@ -50,6 +50,7 @@ def estimate_text(space: Space, machine: Machine, images: Images, kept: Sequence
             f"  forward    {forward}",
             f"  memory     about {megabytes(memory)} a worker: this process after its steps, and"
             " the training images",
+            *_too_large(space, machine, shape),
             f"  a trial    about {_minutes(space.search.epochs * epoch)} for {space.search.epochs}"
             " epochs with the centre's setting",
             f"  time       {_time(space, machine, shape, train, epoch, kept)}, if nothing stops"
@@ -80,6 +81,35 @@ def _settings(space: Space) -> Iterator[dict[str, Value]]:
     for corner in itertools.islice(itertools.product(*ends.values()), MOST_CORNERS):
         whole = (int(value) if isinstance(value, float) else value for value in corner)
         yield middle | dict(zip(ends, whole, strict=True))
+
+
+def _too_large(space: Space, machine: Machine, shape: tuple[int, int, int]) -> Iterator[str]:
+    """Whether settings need more memory than a GPU here has. That is said and no more: what is
+    proposed depends on the space alone, whichever machine asks."""
+    import torch
+
+    from pipeline.study.search.constraints import within
+    from pipeline.vae.cost import memory_bytes
+    from pipeline.vae.setting import read_setting
+
+    if machine.slurm or machine.device == "cpu" or not torch.cuda.is_available():
+        return
+    count, (_, _, index) = torch.cuda.device_count(), machine.device.partition(":")
+    here = [int(index)] if index else range(count)
+    total = min((torch.cuda.get_device_properties(i).total_memory for i in here if i < count),
+                default=0)  # fmt: skip
+    rule, batch = within(space, shape), dict[str, Value]()
+    if domain := space.searched.get("batch_size"):
+        ends = domain.choices if isinstance(domain, Choices) else [domain.high]
+        batch["batch_size"] = max(int(each) for each in ends)
+    asked = [{**chosen, **batch} for chosen in _settings(space)]
+    needs = [memory_bytes(read_setting(space.record(each)), shape) for each in asked if rule(each)]
+    if total and (most := max(needs, default=0)) > total:
+        yield (
+            f"  GPU        the largest setting needs about {megabytes(most)}, and a GPU here has"
+            f" {megabytes(total)}: its trials would fail as too large; `constraints: {{memory_mb:"
+            f" {total // 10**6}}}` in `search` has none proposed"
+        )
 
 
 def _size(record: dict[str, Any], shape: tuple[int, int, int]) -> Size:
