@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.record import settings_of
+from pipeline.results.record import settings_of
 from pipeline.seeds import digest
 from pipeline.settings.space import load_space
 from pipeline.study.identity import PROPOSAL_SEMANTICS, TRAINING_SEMANTICS

@@ -17,7 +17,7 @@ import pytest
 from rights import as_a_person
 from worked import Worked
 
-from pipeline.record import INPUTS
+from pipeline.results.record import INPUTS
 
 SEED = 20
 RANDOM = random.Random(SEED)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from steady import STEADY
 from worked import Worked
 
-from pipeline.record import INPUTS
+from pipeline.results.record import INPUTS
 
 FILES = [
     "prepare/manifest.json",

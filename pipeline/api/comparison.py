@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json
-from pipeline.record import open_inputs
+from pipeline.results.record import open_inputs
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.settings.space import Space
 from pipeline.study.confirmation.compare import Difference, Matrix, difference

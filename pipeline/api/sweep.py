@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import read_json, read_table
 from pipeline.paths import STAGES, Paths
-from pipeline.record import checked, open_inputs, prepared_sha256
+from pipeline.results.record import checked, open_inputs, prepared_sha256
 from pipeline.settings.space import Space, load_space
 
 if TYPE_CHECKING:

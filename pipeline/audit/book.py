@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json
 from pipeline.paths import Paths
-from pipeline.record import SECTIONS, Record, is_made, read_record
+from pipeline.results.record import SECTIONS, Record, is_made, read_record
 from pipeline.settings.own_files import kept
 from pipeline.settings.space import Space, parse_space
 from pipeline.study.identity import Study, search_study

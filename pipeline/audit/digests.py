@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.audit.book import Book
 from pipeline.files import sha256_of
-from pipeline.record import INPUTS, RECORD, settings_of
+from pipeline.results.record import INPUTS, RECORD, settings_of
 from pipeline.settings.space import Space
 from pipeline.study.identity import changes
 

@@ -9,7 +9,7 @@ from pipeline.audit import data, digests, figures, search, winner
 from pipeline.audit.book import Book, read_book
 from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.record import settings_of
+from pipeline.results.record import settings_of
 from pipeline.settings.space import Space
 
 

@@ -16,7 +16,7 @@ from pipeline.commands.status import current_studies
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import checked
+from pipeline.results.record import checked
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.record import prepared_sha256
+from pipeline.results.record import prepared_sha256
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
 from pipeline.study.identity import search_study

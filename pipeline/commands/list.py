@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
-from pipeline.record import checked
+from pipeline.results.record import checked
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import prepared_sha256
+from pipeline.results.record import prepared_sha256
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_files import read_source
 from pipeline.settings.space import Space, load_space

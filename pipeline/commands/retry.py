@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import checked, prepared_sha256
+from pipeline.results.record import checked, prepared_sha256
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space

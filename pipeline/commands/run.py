@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.commands.run_stage import interruptible, run_stage
 from pipeline.paths import STAGES, Paths
-from pipeline.record import open_inputs
+from pipeline.results.record import open_inputs
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import open_settings, save, under_dvc
 from pipeline.settings.space import Space

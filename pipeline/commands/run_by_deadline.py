@@ -18,7 +18,7 @@ from pipeline.commands.run_stage import run_stage, say
 from pipeline.errors import OutOfTime
 from pipeline.files import atomic_folder, atomic_path
 from pipeline.paths import STAGES, Paths
-from pipeline.record import RECORD, is_current, is_made
+from pipeline.results.record import RECORD, is_current, is_made
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save

@@ -11,7 +11,7 @@ from pipeline.commands.list import size
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import belongs, checked, is_made, prepared_sha256
+from pipeline.results.record import belongs, checked, is_made, prepared_sha256
 from pipeline.results.states import RANKED, Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space, space_names

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.paths import COPIES, STAGES, Paths
-from pipeline.record import is_current
+from pipeline.results.record import is_current
 from pipeline.settings.snapshot import own_data, read
 from pipeline.settings.space import Space, load_space
 from pipeline.study.budget import budget_of

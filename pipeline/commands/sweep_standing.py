@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json
 from pipeline.paths import Paths
-from pipeline.record import belongs, is_made, open_stage, read_record
+from pipeline.results.record import belongs, is_made, open_stage, read_record
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.study.confirmation.compare import Matrix, difference

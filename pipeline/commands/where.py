@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, write_text
 from pipeline.paths import Paths
-from pipeline.record import checked, is_made
+from pipeline.results.record import checked, is_made
 from pipeline.results.states import Kind
 from pipeline.seeds import digest, trial_seed
 from pipeline.settings.machine import Machine

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.record import is_made
+from pipeline.results.record import is_made
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.outages import StorageAway

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.own_code import Fault, in_time
 from pipeline.paths import Paths
-from pipeline.record import checked
+from pipeline.results.record import checked
 from pipeline.settings.own_data import own_place
 from pipeline.settings.own_files import SOURCES
 from pipeline.settings.sections import Data

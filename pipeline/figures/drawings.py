@@ -25,7 +25,7 @@ class Drawings:
     """Nothing is drawn, and no model passes images, before a figure needs it."""
 
     def __init__(self, space: Space, paths: Paths):
-        """The outputs of all stages before render must be there; see `pipeline.record`."""
+        """The outputs of all stages before render must be there; see `pipeline.results.record`."""
         self.space = space.model_copy(update={"searched": ascending(space.searched)})
         self.inputs = read_inputs(paths, self.space.searched)
         self._paths = paths

@@ -1,1 +1,1 @@
-"""The words in which results are stored and told: states, kinds of studies, keys of records."""
+"""What results are stored as: states, kinds of studies, keys of records, a stage's record."""

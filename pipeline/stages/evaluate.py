@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json, write_json
 from pipeline.paths import Paths
-from pipeline.record import open_inputs, read_record, recorded
 from pipeline.results.keys import HEADLINE
+from pipeline.results.record import open_inputs, read_record, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
 from pipeline.work.cards import granted

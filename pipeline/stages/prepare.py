@@ -14,7 +14,7 @@ from pipeline.data.reference import Split, described
 from pipeline.data.split import SPLITS, hold_out, split
 from pipeline.files import sha256_of, write_json
 from pipeline.paths import Paths
-from pipeline.record import recorded
+from pipeline.results.record import recorded
 from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
 from pipeline.settings.sections import Data

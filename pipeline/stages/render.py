@@ -11,7 +11,7 @@ from pipeline.figures.atlas import BEST, printed
 from pipeline.figures.drawings import Drawings
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import INPUTS, open_inputs, recorded
+from pipeline.results.record import INPUTS, open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
 from pipeline.study.receipt import read_studies, recorded_part

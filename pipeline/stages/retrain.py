@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.paths import Paths
-from pipeline.record import open_inputs, recorded
+from pipeline.results.record import open_inputs, recorded
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
 from pipeline.study.confirmation.candidates import (

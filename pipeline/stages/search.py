@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.paths import Paths
-from pipeline.record import open_inputs, recorded
+from pipeline.results.record import open_inputs, recorded
 from pipeline.results.states import Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space

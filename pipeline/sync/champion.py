@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from pipeline.record import open_stage
 from pipeline.results.keys import HEADLINE
+from pipeline.results.record import open_stage
 from pipeline.settings.own_files import SOURCES, with_digest
 from pipeline.study.confirmation.champion_rule import LEVEL, NEWCOMER_LEVEL, Sample, succeed
 from pipeline.sync.mlflow_columns import params

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import UserError
 from pipeline.paths import STAGES, Paths
-from pipeline.record import prepared_sha256
+from pipeline.results.record import prepared_sha256
 from pipeline.settings.space import Space
 from pipeline.study.export import Exported, export
 from pipeline.study.identity import Study, search_study

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.files import read_json
 from pipeline.paths import STAGES, Paths
-from pipeline.record import belongs, checked, is_made, open_stage, read_record
 from pipeline.results.keys import flat
+from pipeline.results.record import belongs, checked, is_made, open_stage, read_record
 from pipeline.seeds import digest
 from pipeline.settings.space import Space
 from pipeline.tracking.records import Dataset

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.paths import Paths
-from pipeline.record import is_made, open_stage
+from pipeline.results.record import is_made, open_stage
 
 if TYPE_CHECKING:
     from pipeline.tracking.model import VaeModel

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.paths import Paths
-from pipeline.record import is_made, read_record
+from pipeline.results.record import is_made, read_record
 from pipeline.settings.space import Space
 from pipeline.study.budget import budget_of, with_budget
 

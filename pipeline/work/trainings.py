@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
 from pipeline.paths import Paths
-from pipeline.record import open_stage
 from pipeline.results.keys import KEPT
+from pipeline.results.record import open_stage
 from pipeline.results.states import Kind
 from pipeline.seeds import trial_seed
 from pipeline.settings.hyperparameters import Value

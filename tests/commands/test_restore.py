@@ -14,7 +14,7 @@ import yaml
 from crews import DATA, Sweep, sweep
 
 from pipeline.errors import UserError
-from pipeline.record import write_record
+from pipeline.results.record import write_record
 from pipeline.settings.hyperparameters import Hyperparameters
 from pipeline.settings.space import Space, load_space, parse_space, space_names
 from pipeline.study.identity import candidate_study, search_study

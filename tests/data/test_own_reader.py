@@ -15,7 +15,7 @@ from pipeline.data.preview import find_images
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
-from pipeline.record import read_record
+from pipeline.results.record import read_record
 from pipeline.settings import snapshot
 from pipeline.settings.machine import Machine
 from pipeline.settings.own_files import SOURCES

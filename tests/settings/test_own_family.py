@@ -17,7 +17,7 @@ from pipeline.commands.check import describe
 from pipeline.errors import UserError
 from pipeline.own_code import own_module
 from pipeline.paths import Paths
-from pipeline.record import settings_of
+from pipeline.results.record import settings_of
 from pipeline.settings import snapshot
 from pipeline.settings.declared import read_declared
 from pipeline.settings.hyperparameters import Hyperparameters

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.files import read_json, write_json
 from pipeline.paths import Paths
-from pipeline.record import INPUTS
+from pipeline.results.record import INPUTS
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import Space, parse_space
 from pipeline.stages import prepare, retrain, search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from pipeline.paths import Paths
-from pipeline.record import INPUTS, RECORD, write_record
+from pipeline.results.record import INPUTS, RECORD, write_record
 from pipeline.settings.space import Space
 
 

@@ -18,7 +18,7 @@ from records import START, Store, study
 from studies import SPACE
 
 from pipeline.errors import UserError
-from pipeline.record import write_record
+from pipeline.results.record import write_record
 from pipeline.settings.space import parse_space
 from pipeline.sync.champion import judge
 from pipeline.tracking.load import load_model

@@ -10,7 +10,7 @@ from searches import toy_space
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.paths import Paths
-from pipeline.record import write_record
+from pipeline.results.record import write_record
 from pipeline.settings.space import Space
 from pipeline.study.budget import budget_of, budget_text, with_budget
 from pipeline.work.budget_file import as_made, keep_budget
