@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from pipeline.__main__ import app
+from pipeline.commands.verbs import app
 from pipeline.commands.worker import WRONG
 from pipeline.work.worker import INTERRUPTED
 
