@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.api.comparison import Comparison, compare
 from pipeline.api.sweep import Sweep
 from pipeline.errors import UserError
@@ -46,8 +48,6 @@ class Checkout(Mapping[str, Sweep]):
 
         Raises UserError for what is no search space, and unless `replace` for a name that is taken.
         """
-        import yaml
-
         where = f"search_spaces/{name}.yaml"
         if not NAME.fullmatch(name):
             raise UserError(

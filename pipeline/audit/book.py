@@ -53,7 +53,7 @@ class Book:
         return trials_of(self.parts)
 
     @property
-    def steps(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """The numbers of images by split."""
         counts: dict[str, Any] = self.manifest["counts"]
         return counts

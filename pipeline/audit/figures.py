@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.audit.book import Book
+from pipeline.audit.text import CLOSE
 from pipeline.figures import report
 from pipeline.figures.inputs import read_inputs
 from pipeline.figures.trials import ascending
@@ -18,7 +19,6 @@ from pipeline.settings.space import Space
 from pipeline.study.identity import changes
 
 FILE = "evaluate/metrics.json"
-CLOSE = 1e-9  # relative
 SINGLE = 1e-6  # relative: sums in single precision
 REFERENCE = 1e-3  # relative: the model's likelihood keeps the mean image off 0 and 1 by more
 EPOCHS = ("first_epoch", "last_epoch")
@@ -33,7 +33,7 @@ def metrics(book: Book) -> Iterator[str]:
     yield from _keys(book)
     yield from _headline(book)
     due: dict[str, Any] = {
-        "test_images": book.steps["test"],
+        "test_images": book.counts["test"],
         "seeds.count": len(seeds),
         "iw_samples": book.space.evaluate.iw_samples or None,
         "baselines.pca_components": _components(book),
@@ -144,7 +144,7 @@ def _epochs(book: Book) -> Iterator[str]:
 
 def _components(book: Book) -> int:
     pixels = math.prod(book.manifest["shape"])
-    components: int = min(book.config["latent_dim"], book.steps["train"], pixels)
+    components: int = min(book.config["latent_dim"], book.counts["train"], pixels)
     return components
 
 

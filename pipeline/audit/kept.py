@@ -16,7 +16,7 @@ FILE = "search/study.json"
 def begins(book: Book) -> Beginning:
     """What the table gives the search. Raises UserError if it cannot be told."""
     channels, height, width = book.manifest["shape"]
-    shape, images = (channels, height, width), book.steps["train"]
+    shape, images = (channels, height, width), book.counts["train"]
     study, data = book.study.id, book.manifest["sha256"]
     return beginning(book.space, book.paths, study, data, shape, images)
 

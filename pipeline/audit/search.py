@@ -49,7 +49,7 @@ def findings(book: Book) -> Iterator[str]:
         yield f"{FILE}: parts are numbered {numbers}, not 0 to {len(parts) - 1}"
         return  # what a part has seen cannot be told
     for part in parts:
-        for line in _alone(space, part, book.steps["train"]):
+        for line in _alone(space, part, book.counts["train"]):
             yield f"{FILE}: {_name(part)}: {line}"
     trials = trials_of(parts)
     yield from sizes(FILE, space, trials)
@@ -103,7 +103,7 @@ def _alone(space: Space, part: Part, images: int) -> Iterator[str]:
 
 def _course(book: Book, parts: list[Part], informing: Sequence[dict[str, Value]]) -> Iterator[str]:
     """Plays the search forward: the place of each part, who was promoted, what was proposed."""
-    space, images = book.space, book.steps["train"]
+    space, images = book.space, book.counts["train"]
     channels, height, width = book.manifest["shape"]
     shape = (channels, height, width)
     planner, cost = Planner(space), cost_of(space, shape, images)

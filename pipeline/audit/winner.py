@@ -99,7 +99,7 @@ def _race(race: Race, due: list[list[Trial]], trials: list[list[Trial]]) -> Iter
 def _runs(
     book: Book, index: int, parameters: dict[str, Any], trials: list[Trial], race: Race
 ) -> Iterator[str]:
-    options, images = book.space.retrain, book.steps["train"]
+    options, images = book.space.retrain, book.counts["train"]
     setting = read_setting(book.space.record(parameters))
     for trial in trials:
         where = f"{FILE}: candidate {index}, seed {trial.number}"
@@ -115,7 +115,7 @@ def _runs(
 
 def _array(book: Book, candidates: list[Candidate]) -> Iterator[str]:
     """It has every validation image once, and nothing beside the runs: intervals depend on both."""
-    due, images = measurements(candidates), book.steps["validation"]
+    due, images = measurements(candidates), book.counts["validation"]
     if due.shape[2] != images:
         yield f"retrain/measured.npy: has {due.shape[2]} images, but there are {images}"
     elif not np.array_equal(due, np.asarray(book.measured), equal_nan=True):

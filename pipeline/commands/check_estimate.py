@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from pipeline.data.preview import Images, megabytes
 from pipeline.settings.hyperparameters import Choices, Value
 from pipeline.settings.machine import Machine, cores
@@ -129,7 +131,6 @@ def _span(counts: list[int], unit: str = "") -> str:
 
 def time_steps(space: Space, shape: tuple[int, int, int]) -> tuple[float, int, int]:
     """Seconds a step of the centre's setting on one thread, its batch, this process's memory."""
-    import psutil
     import torch
 
     from pipeline.study.search.sampler import centre

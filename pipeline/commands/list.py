@@ -11,6 +11,8 @@ from pipeline.results.record import checked
 from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space, space_names
+from pipeline.study.storage.outages import PATIENCE_SECONDS
+from pipeline.study.storage.readonly import reading
 
 COLUMNS = ("sweep", "data", "state", "best", "winner", "size")
 
@@ -70,9 +72,6 @@ def _nelbo(paths: Paths, file: Path) -> str:
 
 def _at_work(root: Path, machine: Machine) -> dict[str, int]:
     """How many trials of each sweep somebody holds. A ledger that is not there is not made."""
-    from pipeline.study.storage.outages import PATIENCE_SECONDS
-    from pipeline.study.storage.readonly import reading
-
     with reading(machine, Paths(root, ""), PATIENCE_SECONDS) as ledger:
         return {
             name: sum(

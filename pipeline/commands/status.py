@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.commands.list import size
+from pipeline.commands.workers import workers_lines
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.paths import Paths
@@ -15,13 +15,18 @@ from pipeline.results.record import belongs, checked, is_made, prepared_sha256
 from pipeline.results.states import RANKED, Kind, State
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space, load_space, space_names
+from pipeline.study.budget import budget_text
+from pipeline.study.identity import Study, candidate_study, search_study
+from pipeline.study.search.forecast import forecast
+from pipeline.study.storage.arithmetic import summary
+from pipeline.study.storage.ledger import LEASE_SECONDS, Ledger
+from pipeline.study.storage.readonly import reading
+from pipeline.study.storage.rows import Trial
+from pipeline.study.watch import Stage, Watch, most_trials, races
+from pipeline.sync.lag import lag_line
+from pipeline.work.budget_file import as_made
+from pipeline.work.owners import is_gone, is_here, shown
 from pipeline.work.progress import clock_time
-
-if TYPE_CHECKING:
-    from pipeline.study.identity import Study
-    from pipeline.study.storage.ledger import Ledger
-    from pipeline.study.storage.rows import Trial
-    from pipeline.study.watch import Stage, Watch
 
 
 def status_text(root: Path, machine: Machine, name: str | None, wrong: list[str]) -> str:
@@ -30,8 +35,6 @@ def status_text(root: Path, machine: Machine, name: str | None, wrong: list[str]
     What is wrong with a sweep, its space or its outputs, is added to `wrong`: the others are
     shown. Raises UserError for an unknown name.
     """
-    from pipeline.study.storage.readonly import reading
-
     blocks: list[str] = []
     with reading(machine, Paths(root, "")) as ledger:
         names = [name] if name else space_names(root)
@@ -54,12 +57,6 @@ def _nothing(root: Path, names: list[str]) -> str:
 
 
 def _sweep(root: Path, space: Space, machine: Machine, ledger: Ledger) -> list[str]:
-    from pipeline.commands.workers import workers_lines
-    from pipeline.study.budget import budget_text
-    from pipeline.study.watch import Stage
-    from pipeline.sync.lag import lag_line
-    from pipeline.work.budget_file import as_made
-
     blocks, paths = [], Paths(root, space.name)
     current = current_studies(space, paths)
     for kind in Kind:
@@ -80,8 +77,6 @@ def _sweep(root: Path, space: Space, machine: Machine, ledger: Ledger) -> list[s
 
 def current_studies(space: Space, paths: Paths) -> dict[str, Study]:
     """The studies that the next command would work on, as far as the outputs tell."""
-    from pipeline.study.identity import candidate_study, search_study
-
     if not is_made(paths, "prepare"):
         return {}
     data = prepared_sha256(paths)
@@ -94,8 +89,6 @@ def current_studies(space: Space, paths: Paths) -> dict[str, Study]:
 
 def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None) -> Iterator[str]:
     """`stage`: of the present studies of its kind; None if it is an earlier one."""
-    from pipeline.study.storage.arithmetic import summary
-
     watches = stage.watches if stage else []
     watch = next((each for each in watches if each.study.id == id_), None)
     current = watch.study if watch else None
@@ -155,9 +148,6 @@ def _rungs(watch: Watch) -> str:
 
 def _left(trials: list[Trial], watch: Watch, stage: Stage) -> str:
     """Ended of all, and the time that the rest takes at the pace of those who work now."""
-    from pipeline.study.search.forecast import forecast
-    from pipeline.study.watch import most_trials, races
-
     study = watch.study
     racing = races(watch.space, [each.study for each in stage.watches])
     finished = [trial for trial in trials if trial.state != State.RUNNING]
@@ -191,9 +181,6 @@ def _epochs(trial: Trial, current: Study | None) -> str:
 
 
 def _holder(trial: Trial, now: float) -> str:
-    from pipeline.study.storage.ledger import LEASE_SECONDS
-    from pipeline.work.owners import is_gone, is_here, shown
-
     if trial.owner is None:
         return "held by nobody: it goes on with the next worker"
     age = now - (trial.expires - LEASE_SECONDS)

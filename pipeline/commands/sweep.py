@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -240,7 +239,7 @@ def _turns(root: Path, machine: Machine, names: list[str]) -> Iterator[str | Non
 
 
 def _lost() -> None:
-    print("sweep: another one has taken the turn: this one ends", file=sys.stderr)
+    say("sweep: another one has taken the turn: this one ends")
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.run_stage import say
 from pipeline.commands.ui_guard import guarded
 from pipeline.errors import UserError
 from pipeline.files import write_text
@@ -39,7 +40,7 @@ def serve_ui(root: Path, machine: Machine, port: int) -> int:
         with readable(store.uri) as uri:
             if uri != store.uri:
                 file = sqlite_file(store.uri)
-                _say(f"{file} may not be written by you: this is a copy of what it holds now")
+                say(f"{file} may not be written by you: this is a copy of what it holds now")
             return _serve(root, store._replace(uri=uri), port)
     except KeyboardInterrupt:
         return 0
@@ -63,17 +64,17 @@ def _serve(root: Path, store: Store, port: int) -> int:
             if experiment and came_along(store, name, experiment.artifact_location):
                 take_along(store, name, experiment.artifact_location)
         server = f"http://127.0.0.1:{port}"
-        _say(f"MLflow: {server} (Ctrl-C ends it)")
+        say(f"MLflow: {server} (Ctrl-C ends it)")
         for name, experiment in found.items():
             if experiment:
-                _say(f"  {name}: {runs_page(server, experiment.experiment_id)}")
+                say(f"  {name}: {runs_page(server, experiment.experiment_id)}")
                 for what, link in links(experiment.tags, experiment.experiment_id).items():
-                    _say(f"    {what}: {server}/{link}")
+                    say(f"    {what}: {server}/{link}")
         if len(both) > 1:
             both = sorted(both, key=lambda each: each.last_update_time or 0)[-2:]
             names = " and ".join(each.name for each in both)
             link = compare_link([each.experiment_id for each in both])
-            _say(f"  {names}: {server}/{link}")
+            say(f"  {names}: {server}/{link}")
         with guarded(argv, {**os.environ, **extra}) as process:
             return process.wait()
 
@@ -100,10 +101,6 @@ def ui_command(store: Store, apps: Path, port: int) -> tuple[list[str], dict[str
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1", "--app-name", APP),
     ], environment
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def runs_page(server: str, experiment_id: str) -> str:

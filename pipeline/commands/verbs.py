@@ -23,7 +23,7 @@ from pipeline.commands.arguments import (
     with_gpus,
 )
 from pipeline.errors import UserError
-from pipeline.paths import STAGES
+from pipeline.paths import STAGES, Paths
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -134,9 +134,7 @@ def new(
 
 
 @app.command()
-def status(
-    name: NameOrAll = None,
-) -> Iterator[str]:
+def status(name: NameOrAll = None) -> Iterator[str]:
     """What the studies have done, who works on what, the time left, the space on disk."""
     from pipeline.commands.status import status_text
 
@@ -348,7 +346,6 @@ def ui(
 @app.command(hidden=True)
 def settings(name: Name) -> None:
     """Write what the stages of a sweep work from (DVC does so first)."""
-    from pipeline.paths import Paths
     from pipeline.settings.snapshot import take
 
     take(Paths(checkout(), name))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.audit import stores
 from pipeline.audit.book import Book, parts_of, read_book
 from pipeline.audit.digests import sha256
@@ -16,12 +18,16 @@ from pipeline.paths import STAGES, Paths
 from pipeline.seeds import derive_seed
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
+from pipeline.study.confirmation.candidates import model_record
+from pipeline.study.identity import candidate_study, changes
+from pipeline.study.storage.ledger import Ledger
+from pipeline.study.storage.outages import PATIENCE_SECONDS
+from pipeline.study.storage.readonly import has_ledger, reading
 from pipeline.study.storage.rows import trials_of
+from pipeline.work.budget_file import as_made
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.study.storage.ledger import Ledger
 
 LAST = {  # what a person looks for of a stage
     "retrain": "retrain/winner.json",
@@ -44,9 +50,6 @@ def verify(
     Trains so many trials again, and measures the winner's weights again if asked to. Writes
     nothing. Raises UserError if there is no search to audit.
     """
-    from pipeline.study.storage.readonly import has_ledger
-    from pipeline.work.budget_file import as_made
-
     paths = Paths(root, name)
     space = as_made(load_space(root, name), paths)
     book = read_book(paths, STAGES)
@@ -63,9 +66,6 @@ def verify(
 
 
 def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None:
-    from pipeline.study.storage.outages import PATIENCE_SECONDS
-    from pipeline.study.storage.readonly import reading
-
     with reading(machine, book.paths, PATIENCE_SECONDS) as ledger:
         audit.look("ledger", lambda: stores.findings(book, ledger))
         if book.space.search.observations:
@@ -109,7 +109,6 @@ def _mlflow(audit: Audit, book: Book, machine: Machine, ledger: Ledger) -> Itera
 
 def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:
     """Of the search's trials and the candidates' runs together."""
-    from pipeline.study.identity import candidate_study
     from pipeline.work.reproduce import train_again
     from pipeline.work.trainings import Trainer
 
@@ -130,7 +129,6 @@ def _trained(book: Book, machine: Machine, count: int) -> Iterator[str]:
 def _measured(book: Book, machine: Machine) -> Iterator[str]:
     from pipeline.data.prepared import load_images
     from pipeline.stages.evaluate import measured
-    from pipeline.study.identity import changes
     from pipeline.vae.process import prepare_process
 
     prepare_process()
@@ -148,9 +146,6 @@ def _row(
 ) -> Iterator[str]:
     """The images of one run; of others than the winner's if their weights are here, beside the
     ledger."""
-    import numpy as np
-
-    from pipeline.study.confirmation.candidates import model_record
     from pipeline.work.weights import image_by_image
 
     assert book.measured is not None

@@ -16,16 +16,7 @@ from pipeline.study.storage.arithmetic import summary as arithmetic_of
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.rows import Mark, Trial
 from pipeline.study.storage.view import View
-from pipeline.sync.mlflow_columns import (
-    CURVES,
-    best,
-    ended,
-    epoch_points,
-    kept,
-    origin,
-    params,
-    points,
-)
+from pipeline.sync import mlflow_columns as columns
 from pipeline.sync.outputs import Outputs, artifacts, dataset, description
 from pipeline.sync.system import samples_of
 from pipeline.tracking import views as prepared
@@ -42,9 +33,8 @@ STATUS: dict[State, Status] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting that is retrained: its place in the search's ranking, and the study of its runs."""
+    """A setting that is retrained, and the study of its runs."""
 
-    index: int
     entry: dict[str, Any]  # number, nelbo_nats and parameters as the search has them
     study: str
 
@@ -125,7 +115,7 @@ class Sweep:
     def marks(self) -> dict[str, Mark]:
         """The version of everything that belongs in MLflow, by the key of its run."""
         outputs = Outputs.read(self.paths, self.done)
-        searched = self._ledger.studies(self.space.name, Kind.SEARCH)
+        searched = self.studies
         retrained = dict.fromkeys(_ids(self._candidates(outputs)), self.space.retrain.seeds)
         found = {
             self._trial_key(study, number): mark
@@ -154,8 +144,8 @@ class Sweep:
         entries = outputs.best["ranking"][: self.space.retrain.top]
         data = outputs.manifest["sha256"]
         found = [
-            Candidate(index, entry, candidate_study(self.space, data, entry["parameters"]).id)
-            for index, entry in enumerate(entries)
+            Candidate(entry, candidate_study(self.space, data, entry["parameters"]).id)
+            for entry in entries
         ]
         return [candidate for candidate in found if candidate.study in begun]
 
@@ -174,20 +164,21 @@ class Sweep:
         domains = {f"space.{name}": str(domain) for name, domain in spec["searched"].items()}
         trials = self._view.trials(study)
         runs = [run for each in _ids(candidates) for run in self._retrained(each)]
+        both = [*trials, *runs]
         figures = outputs.figures() if outputs else {}
         known = bool(figures)  # else these outputs are not here, or not yet: MLflow keeps its own
         winner = outputs.winner if known and outputs else None
         # The time of the retraining: it stays the same when more trials extend the study.
-        retrained = max((ended(run) for run in runs), default=0)
+        retrained = max(map(columns.ended, runs), default=0)
         return Run(
             key=self.key(study),
             name=f"study {study}",
             parent=None,
             status="RUNNING" if self.live else "FINISHED",
-            start_ms=min(trial.started_ms for trial in [*trials, *runs]),
-            end_ms=None if self.live else max(ended(trial) for trial in [*trials, *runs]),
+            start_ms=min(map(_started, both)),
+            end_ms=None if self.live else max(map(columns.ended, both)),
             params=settings | domains | {"likelihood": spec["model"]["likelihood"]},
-            figures=[*best(trials), *points(figures, retrained)],
+            figures=[*columns.best(trials), *columns.points(figures, retrained)],
             figures_are_all=known,
             stream=samples_of(self.samples, study),
             tags={
@@ -195,11 +186,11 @@ class Sweep:
                 "study": study,
                 "data_sha256": spec["data"],
                 "arithmetic": arithmetic_of(
-                    meta for trial in [*trials, *runs] if trial.curve for meta in trial.metas
+                    meta for trial in both if trial.curve for meta in trial.metas
                 ),
-                **origin(self.space.name, max([*trials, *runs], key=_started).meta),
+                **columns.origin(self.space.name, max(both, key=_started).meta),
                 **({"winner": _of(winner["number"])} if winner else {}),
-                **_night([*trials, *runs]),
+                **_night(both),
             },
             artifacts=artifacts(self.paths, outputs.done) if outputs else {},
             description=description(self.space, study, outputs) if known else "",
@@ -254,7 +245,7 @@ class Sweep:
     ) -> Run:
         held = trial.state == State.RUNNING and trial.owner is not None and self.live
         start = trial.started_ms
-        metrics = [point for record in trial.curve for point in epoch_points(record, start)]
+        metrics = [point for record in trial.curve for point in columns.epoch_points(record, start)]
         state = trial.state if trial.state != State.RUNNING or held else "interrupted"
         mark = self._view.mark(trial)
         again = mark[0] > 1  # then a reason of before may be there, and is no longer so
@@ -270,16 +261,16 @@ class Sweep:
             parent=self.key(parent),
             status="RUNNING" if held else STATUS.get(trial.state, "KILLED"),
             start_ms=start,
-            end_ms=None if held else ended(trial),
-            params=params(parameters),
+            end_ms=None if held else columns.ended(trial),
+            params=columns.params(parameters),
             metrics=metrics,
-            curves=frozenset(CURVES),
-            figures=points(kept(trial, manifest), ended(trial)),
+            curves=frozenset(columns.CURVES),
+            figures=columns.points(columns.kept(trial, manifest), columns.ended(trial)),
             figures_are_all=manifest is not None or trial.result is None,
             dataset=dataset(manifest) if manifest else None,
             tags={
                 **tags,
-                **origin(self.space.name, trial.meta),
+                **columns.origin(self.space.name, trial.meta),
                 "number": str(trial.number),
                 "state": state,
                 TOKEN_TAG: str(mark[0]),

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.tracking.records import Metric, Position, Stream
 
 SAMPLE_SECONDS = 10.0
@@ -28,8 +30,6 @@ class Sampler:
     """Appends a sample to a file of JSON lines, at most one every SAMPLE_SECONDS."""
 
     def __init__(self, file: Path):
-        import psutil
-
         self._file = file
         self._next = 0.0
         self._gpus = shutil.which("nvidia-smi") is not None
@@ -87,8 +87,6 @@ def _records(lines: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _host() -> dict[str, float]:
-    import psutil
-
     memory = psutil.virtual_memory()
     return {
         "cpu_utilization_percentage": psutil.cpu_percent(),  # since the sample before

@@ -45,7 +45,6 @@ class Trainer:
         Raises UserError for a device that is not there, and for images that are not as `prepare`
         left them.
         """
-
         from pipeline.data.prepared import load_images
         from pipeline.vae.process import prepare_process, resolve_device
 

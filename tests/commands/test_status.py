@@ -10,12 +10,12 @@ from crews import Sweep, make_sweep, sweep
 from recording import record_stages
 from studies import begin
 
+from pipeline.commands import status
 from pipeline.commands.status import status_text
 from pipeline.settings.machine import Machine
 from pipeline.study.search.forecast import forecast
 from pipeline.study.storage import ledger as ledger_module
 from pipeline.study.storage.ledger import Ledger
-from pipeline.work import owners
 from pipeline.work.progress import clock_time
 
 RESULT = {"nelbo_nats": 25.125, "epochs": 2}
@@ -69,8 +69,8 @@ def test_a_lease_that_ran_out_is_told(tiny: Sweep, monkeypatch: pytest.MonkeyPat
     assert "s ago: its worker is gone, the next one takes it over" in status_text(
         tiny.root, Machine(tracking="none"), "tiny", []
     )
-    monkeypatch.setattr(owners, "is_here", lambda _: True)
-    monkeypatch.setattr(owners, "is_gone", lambda _: False)
+    monkeypatch.setattr(status, "is_here", lambda _: True)
+    monkeypatch.setattr(status, "is_gone", lambda _: False)
     assert "its worker stands still" in status_text(tiny.root, Machine(tracking="none"), "tiny", [])
 
 

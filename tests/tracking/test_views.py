@@ -189,7 +189,7 @@ def test_runs_of_an_earlier_version_are_no_lie_and_are_completed(
     sweep = Sweep(desk.space, desk.paths, desk.ledger)
     with monkeypatch.context() as earlier:
         earlier.setattr(mlflow_columns, "LOG10", {})
-        earlier.setattr("pipeline.sync.mlflow_runs.origin", lambda *_: {})
+        earlier.setattr("pipeline.sync.mlflow_columns.origin", lambda *_: {})
         store.mirror().sync("tiny", sweep.changes())
     sweep.forget()
     runs = sweep.changes()

@@ -12,7 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -39,7 +39,6 @@ from pipeline.study.storage.rows import (
 from pipeline.study.storage.schema import ORIGINS, STUDIES, TRIALS, WEIGHTS
 from pipeline.study.storage.transitions import GIVE_BACK, STRIKE
 
-T = TypeVar("T")
 LEASE_SECONDS = 60.0
 GIVEN_SECONDS = 10.0  # in which a part that was begun for a worker is to be fetched
 LEFT_OUT = "left_out"  # of a study's specification: what is no part of its identity

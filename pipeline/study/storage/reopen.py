@@ -63,7 +63,7 @@ def _reopen(db: sa.Connection, parts: Reopening, now: float) -> None:
     lock_study(db, study)  # a claim that comes now waits, and then sees what was opened
     row = TRIALS.c
     count = sa.select(sa.func.count()).where(row.study == study)
-    still = count.where(row.number.in_(failed), row.state == "failed")
+    still = count.where(row.number.in_(failed), row.state == State.FAILED)
     if known not in (None, db.execute(count).scalar_one()) or (
         db.execute(still).scalar_one() != len(failed)
     ):
