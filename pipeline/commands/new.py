@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.commands.check import allowed
 from pipeline.commands.check_estimate import time_steps
-from pipeline.data.image_files import DEEP, IMAGE_FORMATS, Labelled, image_files, read_image
+from pipeline.data.image_folder import DEEP, IMAGE_FORMATS, Labelled, image_files, read_image
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings.machine import Machine, cores

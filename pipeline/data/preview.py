@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.image_files import image_files, read_image
+from pipeline.data.image_folder import image_files, read_image
 from pipeline.data.own_reader import digests_of, read_own
 from pipeline.data.readers import look_at_npz
 from pipeline.errors import UserError

@@ -1,26 +1,21 @@
-"""Image files of every accepted format as checked arrays: IDX, npz, image folder, pickled dict."""
+"""Arrays of images from files: IDX, npz and pickled dicts, checked (folders: `image_folder`)."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 
-from pipeline import files
 from pipeline.data import heads, unpickle
-from pipeline.data.image_files import ONE_CLASS, image_files, read_image
 from pipeline.errors import UserError
-from pipeline.files import sha256_of
-from pipeline.settings.sections import Data
+from pipeline.files import atomic_path, sha256_of
 
 ARRAYS = ("images", "data", "labels", "test_images", "test_labels")
 MAX_CHANNELS = 4
+ONE_CLASS = "all"  # name of the class of unlabelled images
 
 
 @dataclass(frozen=True)
@@ -73,69 +68,6 @@ def look_at_npz(path: Path) -> tuple[tuple[int, ...], int]:
     return train.shape, len(test) if test is not None else 0
 
 
-def read_images(folder: Path, data: Data | None = None, scratch: Path | None = None) -> RawData:
-    """A folder of png, jpg and bmp files, or of one subfolder of them for each class.
-
-    Folders `train` and `test` of such a kind are the training and test images. All images have
-    one size and are all grey or all RGB, unless `data` makes them so (see `read_image`). Hidden
-    files are left out; any other file is an error. Raises UserError with the first file that cannot
-    be used, and how many there are.
-
-    The images are pages of a file without a name in the folder `scratch`: they may be more than
-    memory holds.
-    """
-    train, test = image_files(folder)
-    files = train + test
-    hasher = hashlib.sha256()
-    with tempfile.TemporaryFile(dir=scratch) as store:
-        shape = _copy_pixels(files, folder, data, store, hasher)
-        store.flush()
-        images: np.ndarray = np.memmap(store, np.uint8, "r", shape=(len(files), *shape))
-    classes = sorted({name for _, name in files})
-    labels = np.array([classes.index(name) for _, name in files], np.int64)
-    own = len(train)
-    return RawData(
-        images[:own],
-        labels[:own],
-        images[own:] if test else None,
-        labels[own:] if test else None,
-        classes,
-        {"images": hasher.hexdigest()},
-    )
-
-
-def _copy_pixels(
-    files: list[tuple[Path, str]], folder: Path, data: Data | None, store: IO[bytes], hasher: Any
-) -> tuple[int, int, int]:
-    """Writes the images one after the other, and their shape (C, H, W) is returned; `hasher` is fed
-    with the digests and names of the files. Raises UserError."""
-    first: tuple[int, ...] = ()
-    wrong: list[UserError] = []
-    for file, _ in files:
-        try:
-            pixels = read_image(file, data)
-            first = first or pixels.shape
-            _check_shape(file, pixels.shape, first)
-        except UserError as error:
-            wrong.append(error)
-            continue
-        store.write(pixels.transpose(2, 0, 1).tobytes())
-        hasher.update(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n".encode())
-    if wrong:
-        count = f" ({len(wrong)} of {len(files)} files cannot be used)" if wrong[1:] else ""
-        raise UserError(f"{wrong[0]}{count}")
-    height, width, channels = first
-    return channels, height, width
-
-
-def _check_shape(file: Path, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
-    if shape != first:
-        raise UserError(
-            f"{file}: all images must have the (height, width, channels) of the first, {first}, but"
-            f" got {shape}: resize or convert it, or say `size` and `colour` in the section data"
-        )
-
-
 def read_pickle(path: Path, downloads: Path) -> RawData:
     """A pickled dict of the arrays that `read_npz` takes.
 
@@ -145,12 +77,9 @@ def read_pickle(path: Path, downloads: Path) -> RawData:
     sha256 = sha256_of(path)
     converted = downloads / "pickle" / f"{sha256}.npz"
     if not converted.exists():
-        with files.atomic_path(converted) as temporary:
+        with atomic_path(converted) as temporary:
             unpickle.to_npz(path, temporary)
     return raw_data(_arrays(converted), path, {path.name: sha256})
-
-
-# Arrays
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

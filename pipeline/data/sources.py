@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.data import readers
 from pipeline.data.download import Unusable, from_apt, from_npm, from_torchvision, verified
+from pipeline.data.image_folder import read_images
 from pipeline.data.known import FILES, KNOWN, KnownSet, facts
 from pipeline.data.own_reader import read_own, waited_for
 from pipeline.data.readers import RawData
@@ -43,7 +44,7 @@ def load(space: Space, machine: Machine, paths: Paths) -> RawData:
     path = own_place(data, paths.root)
     if data.name == "images":
         paths.state.mkdir(parents=True, exist_ok=True)
-        return readers.read_images(path, data, paths.state)
+        return read_images(path, data, paths.state)
     if data.name == "npz":
         return readers.read_npz(path)
     return readers.read_pickle(path, paths.downloads)

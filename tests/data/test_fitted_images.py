@@ -15,8 +15,8 @@ from photographs import crops
 from PIL import Image
 
 from pipeline.data import reference
+from pipeline.data.image_folder import read_images
 from pipeline.data.prepared import load_images
-from pipeline.data.readers import read_images
 from pipeline.data.split import Chosen
 from pipeline.errors import UserError
 from pipeline.paths import Paths

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import readers
+from pipeline.data.image_folder import read_images
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 
@@ -154,7 +155,7 @@ def test_class_folders(tmp_path: Path) -> None:
     save_image(tmp_path / "cats" / "b.BMP", COLOUR[1])
     save_image(tmp_path / "cats" / "a.png", COLOUR[2])
     (tmp_path / "cats" / ".DS_Store").write_bytes(b"\0")
-    raw = readers.read_images(tmp_path)
+    raw = read_images(tmp_path)
     assert raw.classes == ["cats", "dogs"]
     assert raw.train_labels.tolist() == [0, 0, 1]
     np.testing.assert_array_equal(raw.train_images, COLOUR[[2, 1, 0]].transpose(0, 3, 1, 2))
@@ -165,21 +166,21 @@ def test_class_folders(tmp_path: Path) -> None:
 def test_flat_folder_of_grey_images_is_one_class(tmp_path: Path) -> None:
     for index, pixels in enumerate(GREY):
         save_image(tmp_path / f"{index}.png", pixels)
-    raw = readers.read_images(tmp_path)
+    raw = read_images(tmp_path)
     assert raw.classes == ["all"]
     np.testing.assert_array_equal(raw.train_images, GREY[:, None])
 
 
 def test_jpeg_is_read(tmp_path: Path) -> None:
     save_image(tmp_path / "flat.jpg", np.full((16, 16), 200, np.uint8))
-    assert abs(int(readers.read_images(tmp_path).train_images.mean()) - 200) <= 1
+    assert abs(int(read_images(tmp_path).train_images.mean()) - 200) <= 1
 
 
 def test_the_source_hash_follows_content_and_names(tmp_path: Path) -> None:
     hashes = set()
     for folder, name, pixels in (("a", "x", 0), ("b", "y", 0), ("c", "x", 1), ("d", "x", 0)):
         save_image(tmp_path / folder / f"{name}.png", GREY[pixels])
-        hashes.add(readers.read_images(tmp_path / folder).source_sha256["images"])
+        hashes.add(read_images(tmp_path / folder).source_sha256["images"])
     assert len(hashes) == 3  # d repeats a
 
 
@@ -196,7 +197,7 @@ def test_images_of_another_kind_are_named(tmp_path: Path, pixels: np.ndarray, re
     save_image(tmp_path / "a.png", GREY[0])
     odd = save_image(tmp_path / "b.png", pixels)
     with pytest.raises(UserError, match=reason) as caught:
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
     assert str(caught.value).startswith(str(odd))
 
 
@@ -206,14 +207,14 @@ def test_what_loses_nothing_is_converted(tmp_path: Path) -> None:
     opaque = np.dstack([COLOUR[0], np.full((8, 9), 255, np.uint8)])
     save_image(tmp_path / "grey" / "1.png", black_and_white > 0)  # one bit a pixel
     save_image(tmp_path / "grey" / "2.png", np.dstack([GREY[0], opaque[..., 3]]))  # LA
-    grey = readers.read_images(tmp_path / "grey").train_images
+    grey = read_images(tmp_path / "grey").train_images
     np.testing.assert_array_equal(grey[:, 0], [black_and_white, GREY[0]])
     save_image(tmp_path / "rgb" / "1.png", opaque)
     flat = (COLOUR[1] // 128 * 255).astype(np.uint8)  # eight colours
     palette = Image.fromarray(flat).quantize(colors=8)
     assert palette.mode == "P"
     palette.save(tmp_path / "rgb" / "2.png")
-    rgb = readers.read_images(tmp_path / "rgb").train_images
+    rgb = read_images(tmp_path / "rgb").train_images
     np.testing.assert_array_equal(rgb.transpose(0, 2, 3, 1), [COLOUR[0], flat])
 
 
@@ -221,11 +222,11 @@ def test_transparent_palettes_and_cmyk_are_named(tmp_path: Path) -> None:
     palette = Image.fromarray(COLOUR[0]).quantize(colors=8)
     palette.save(tmp_path / "a.png", transparency=0)
     with pytest.raises(UserError, match=r"a\.png: an image may not be transparent"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
     (tmp_path / "a.png").unlink()
     Image.fromarray(COLOUR[0]).convert("CMYK").save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=r"a\.jpg: .* but has mode CMYK: convert it"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
 
 
 def test_train_and_test_folders(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
         for index, name in enumerate(names):
             save_image(tmp_path / split / name / "a.jpg", COLOUR[index])
             save_image(tmp_path / split / name / "b.png", COLOUR[index + 1])
-    raw = readers.read_images(tmp_path)
+    raw = read_images(tmp_path)
     assert raw.classes == ["cat", "dog"]
     assert raw.train_labels.tolist() == [0, 0, 1, 1]
     assert raw.test_labels is not None
@@ -246,7 +247,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
 def test_flat_train_and_test_folders_are_one_class(tmp_path: Path) -> None:
     save_image(tmp_path / "Train" / "a.png", GREY[0])
     save_image(tmp_path / "Test" / "a.png", GREY[1])
-    raw = readers.read_images(tmp_path)
+    raw = read_images(tmp_path)
     assert raw.classes == ["all"]
     assert raw.test_images is not None
     np.testing.assert_array_equal(raw.test_images, GREY[1:2, None])
@@ -269,7 +270,7 @@ def test_train_and_test_folders_without_order(
     for file in files:
         save_image(tmp_path / file, GREY[0])
     with pytest.raises(UserError, match=reason):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
 
 
 def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
@@ -284,24 +285,24 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(UserError) as caught:
-            readers.read_images(tmp_path)
+            read_images(tmp_path)
         assert str(caught.value).startswith(str(tmp_path / name))
         (tmp_path / name).unlink()
 
 
 def test_folders_without_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is empty"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
     (tmp_path / "cats").mkdir()
     with pytest.raises(UserError, match=r"cats: must hold .* is empty"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
     save_image(tmp_path / "a.png", GREY[0])
     with pytest.raises(UserError, match="has both"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
     (tmp_path / "a.png").unlink()
     (tmp_path / "cats" / "kittens").mkdir()
     with pytest.raises(UserError, match="kittens: only png, jpg and bmp"):
-        readers.read_images(tmp_path)
+        read_images(tmp_path)
 
 
 # Pickles

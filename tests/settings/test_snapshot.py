@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.image_files import image_files
+from pipeline.data.image_folder import image_files
 from pipeline.errors import UserError
 from pipeline.paths import Paths, main_checkout
 from pipeline.settings import own_data, snapshot

@@ -1,14 +1,18 @@
-"""Files of images in a folder, and the pixels of one, as they are or fitted to one shape."""
+"""A folder of images as an array: which files, of which classes, and their pixels, of one shape."""
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.readers import ONE_CLASS, RawData
 from pipeline.errors import UserError
+from pipeline.files import sha256_of
 from pipeline.paths import is_text
 from pipeline.settings.sections import Data
 
@@ -18,9 +22,71 @@ if TYPE_CHECKING:
 Labelled = tuple[Path, str]  # an image file and its class
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
-ONE_CLASS = "all"  # name of the class of unlabelled images
 DEEP = ("I;16", "I;16B", "I;16L", "I")  # modes of grey with 16 bits
 MODES = {"grey": "L", "rgb": "RGB"}
+
+
+def read_images(folder: Path, data: Data | None = None, scratch: Path | None = None) -> RawData:
+    """A folder of png, jpg and bmp files, or of one subfolder of them for each class.
+
+    Folders `train` and `test` of such a kind are the training and test images. All images have
+    one size and are all grey or all RGB, unless `data` makes them so (see `read_image`). Hidden
+    files are left out; any other file is an error. Raises UserError with the first file that cannot
+    be used, and how many there are.
+
+    The images are pages of a file without a name in the folder `scratch`: they may be more than
+    memory holds.
+    """
+    train, test = image_files(folder)
+    files = train + test
+    hasher = hashlib.sha256()
+    with tempfile.TemporaryFile(dir=scratch) as store:
+        shape = _copy_pixels(files, folder, data, store, hasher)
+        store.flush()
+        images: np.ndarray = np.memmap(store, np.uint8, "r", shape=(len(files), *shape))
+    classes = sorted({name for _, name in files})
+    labels = np.array([classes.index(name) for _, name in files], np.int64)
+    own = len(train)
+    return RawData(
+        images[:own],
+        labels[:own],
+        images[own:] if test else None,
+        labels[own:] if test else None,
+        classes,
+        {"images": hasher.hexdigest()},
+    )
+
+
+def _copy_pixels(
+    files: list[tuple[Path, str]], folder: Path, data: Data | None, store: IO[bytes], hasher: Any
+) -> tuple[int, int, int]:
+    """Writes the images one after the other, and their shape (C, H, W) is returned; `hasher` is fed
+    with the digests and names of the files. Raises UserError."""
+    first: tuple[int, ...] = ()
+    wrong: list[UserError] = []
+    for file, _ in files:
+        try:
+            pixels = read_image(file, data)
+            first = first or pixels.shape
+            _check_shape(file, pixels.shape, first)
+        except UserError as error:
+            wrong.append(error)
+            continue
+        store.write(pixels.transpose(2, 0, 1).tobytes())
+        hasher.update(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n".encode())
+    if wrong:
+        count = f" ({len(wrong)} of {len(files)} files cannot be used)" if wrong[1:] else ""
+        raise UserError(f"{wrong[0]}{count}")
+    height, width, channels = first
+    return channels, height, width
+
+
+def _check_shape(file: Path, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+    if shape != first:
+        raise UserError(
+            f"{file}: all images must have the (height, width, channels) of the first, {first}, but"
+            f" got {shape}: resize or convert it, or say `size` and `colour` in the section data"
+        )
 
 
 def image_files(folder: Path) -> tuple[list[Labelled], list[Labelled]]:
