@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.audit import epochs, kept
+from pipeline.audit import epochs
 from pipeline.audit.book import Book
 from pipeline.audit.text import different
 from pipeline.errors import UserError
@@ -17,6 +18,7 @@ from pipeline.settings.space import Space
 from pipeline.study.identity import changes
 from pipeline.study.ranking import best_record, ranked, unranked
 from pipeline.study.receipt import part_record, recorded_part
+from pipeline.study.search.beginning import beginning
 from pipeline.study.search.clock import cost_of
 from pipeline.study.search.constraints import within
 from pipeline.study.search.numerics import of_proposals
@@ -54,11 +56,11 @@ def findings(book: Book) -> Iterator[str]:
     trials = trials_of(parts)
     yield from sizes(FILE, space, trials)
     try:
-        begins = kept.begins(book)
+        begins = beginning(space, book.paths, study.id, book.manifest)
     except UserError as error:
         yield f"{FILE}: what it began with cannot be told: {error}"
     else:
-        yield from kept.findings(parts, begins.parts)
+        yield from _kept(parts, begins.parts)
         yield from _course(book, parts, begins.informing)
     yield from _outputs(book, parts, trials)
 
@@ -99,6 +101,19 @@ def _alone(space: Space, part: Part, images: int) -> Iterator[str]:
         return
     setting = read_setting(space.record(part.parameters))
     yield from epochs.findings(setting, space.search.epochs, images, part, part.until)
+
+
+def _kept(parts: Sequence[Part], due: Sequence[Part]) -> Iterator[str]:
+    """What is said to be kept and is not in the table, or the other way round."""
+    stated = [part_record(part) for part in parts if part.kept]
+    records = json.loads(json.dumps([part_record(part) for part in due]))
+    if len(stated) != len(records):
+        yield f"{FILE}: has {len(stated)} kept parts, but its table gives {len(records)}"
+        return
+    for record, right in zip(stated, records, strict=True):
+        for key in right:
+            if record.get(key) != right[key]:
+                yield f"{FILE}: trial {right['trial']}: {key} is not that of the kept trial"
 
 
 def _course(book: Book, parts: list[Part], informing: Sequence[dict[str, Value]]) -> Iterator[str]:

@@ -122,9 +122,7 @@ def begins(space: Space, paths: Paths) -> Beginning | None:
     from pipeline.study.search.beginning import beginning
 
     manifest = read_json(paths.manifest)
-    shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
-    study = search_study(space, manifest["sha256"]).id
-    return beginning(space, paths, study, manifest["sha256"], shape, images)
+    return beginning(space, paths, search_study(space, manifest["sha256"]).id, manifest)
 
 
 def kept_text(space: Space, paths: Paths, found: Beginning | None) -> str:

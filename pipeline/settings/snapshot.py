@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -218,15 +217,6 @@ def _pinned(recorded: dict[str, Any] | None, space: Space) -> dict[str, Any] | N
 
 def _locked(lock: Path, stage: str, file: str) -> dict[str, Any] | None:
     """The parameters that dvc.lock holds of a stage, if it does."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """DVC writes 1e-06, which is a number in YAML 1.2 alone."""
-
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    if not lock.exists():
-        return None
-    stages = (yaml.load(lock.read_text(encoding="utf-8"), Loader) or {}).get("stages", {})
+    stages = read_yaml(lock, lock.name).get("stages", {}) if lock.exists() else {}
     recorded: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get(file)
     return recorded

@@ -10,12 +10,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.files import read_array, read_json, write_json
 from pipeline.paths import Paths
 from pipeline.results.keys import HEADLINE
 from pipeline.results.record import open_inputs, read_record, recorded
 from pipeline.settings.machine import Machine
+from pipeline.settings.own_files import SOURCES
 from pipeline.settings.space import Space
 from pipeline.work.cards import granted
 
@@ -136,7 +139,6 @@ def _over_seeds(values: list[float]) -> dict[str, float]:
 
 def _baselines(vae: VAE, paths: Paths, device: str) -> dict[str, float]:
     """What costs nothing: the train-mean image, and PCA with as many components as latents."""
-    import numpy as np
     from sklearn.decomposition import PCA
 
     from pipeline.data.prepared import load_images
@@ -180,7 +182,6 @@ def _probe(vae: VAE, paths: Paths) -> float:
 def _own(vae: VAE, test: Tensor, space: Space, paths: Paths) -> dict[str, Any]:
     """The figures of one's own metrics. Raises UserError with the fault of one."""
     from pipeline.data.prepared import load_labels
-    from pipeline.settings.own_files import SOURCES
     from pipeline.vae.own_metrics import made, own_figures
 
     tested = made(vae, test, load_labels(paths.prepare, "test"), TEST_SEED)
@@ -198,7 +199,6 @@ def _anomalies(
     Foreign are the test images of other sets of the same shape and of a class held out. ½ is
     chance; below it the foreign images look more likely than the model's own.
     """
-    import numpy as np
     import torch
     from sklearn.metrics import roc_auc_score
 

@@ -47,8 +47,6 @@ def run(space: Space, machine: Machine, paths: Paths) -> None:
 
 def _sources(space: Space, paths: Paths) -> list[Source]:
     (study,) = read_studies(paths.search_record)
-    manifest = read_json(paths.manifest)
-    shape, images = tuple(manifest["shape"]), manifest["counts"]["train"]
-    begins = beginning(space, paths, study["study"], manifest["sha256"], shape, images)
+    begins = beginning(space, paths, study["study"], read_json(paths.manifest))
     parts = [recorded_part(study["study"], part) for part in study["trials"]]
     return sources(space, parts, begins.informing)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.paths import Paths
@@ -54,8 +56,6 @@ def run(
 
     Raises OutOfTime, and writes nothing, once it is `late`: the stages after it need the time.
     """
-    import numpy as np
-
     inputs = open_inputs("retrain", space, paths)
     manifest = read_json(paths.manifest)
     best = read_json(paths.best)

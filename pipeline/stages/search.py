@@ -46,8 +46,7 @@ def run(
     check_own(space, tuple(manifest["shape"]))
     study = search_study(space, manifest["sha256"])
     ledger = Ledger(storage_url(machine, paths))
-    kept = beginning(space, paths, study.id, manifest["sha256"], tuple(manifest["shape"]),
-                     manifest["counts"]["train"])  # fmt: skip
+    kept = beginning(space, paths, study.id, manifest)
     news = _news(space, study, ledger, kept)
     ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
     crew = Crew("search", space, machine, paths, ledger, [study], late=late, news=news,

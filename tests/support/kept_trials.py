@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.results.keys import CURVE, KEPT, PER_DIMENSION
+from pipeline.settings.hyperparameters import Hyperparameters
 from pipeline.study.identity import TRAINING_SEMANTICS
-from pipeline.study.search.kept_table import Kept, Line, Origin, settled
+from pipeline.study.search.kept_table import Kept, Line, Origin
 
 DATA = "d" * 64
+SETTLED = Hyperparameters.defaults()
 
 
 def origin(study: str = "old-0123456789ab", **changes: Any) -> Origin:
@@ -20,7 +22,7 @@ def origin(study: str = "old-0123456789ab", **changes: Any) -> Origin:
         "epochs": 4,
         "objectives": ["nelbo_nats"],
         "training_semantics": TRAINING_SEMANTICS,
-        "settled": settled({}),
+        "settled": SETTLED,
     }
     return Origin(**{**fields, **changes})
 

@@ -34,7 +34,6 @@ from pipeline.study.storage.rows import Part
 from pipeline.vae.early_stopping import play
 from pipeline.vae.setting import read_setting
 
-Shape = tuple[int, int, int]
 Fit = tuple[dict[str, Value] | None, str]  # the searched parameters; or why a trial does not count
 
 
@@ -67,19 +66,19 @@ def _why(reasons: dict[str, int]) -> str:
     return f" (not {why})" if why else ""
 
 
-def beginning(
-    space: Space, paths: Paths, study: str, data_sha256: str, shape: Shape, images: int
-) -> Beginning:
-    """What the search of `space` begins with, of images (C, H, W), so many of them to train on.
+def beginning(space: Space, paths: Paths, study: str, manifest: dict[str, Any]) -> Beginning:
+    """What the search of `space` begins with, of the prepared data of this manifest.
 
     Raises UserError for a table that is gone, changed or broken, and where trials that do not count
     could not inform either.
     """
     if (given := space.search.observations) is None or not space.searched:
         return Beginning([], {})
+    channels, height, width = manifest["shape"]
+    shape, images = (channels, height, width), manifest["counts"]["train"]
     trials = table_of(given, paths, space.name)
     origins = {each.origin.study: each.origin for each in trials}
-    unlike = {study: _unlike(space, each, data_sha256) for study, each in origins.items()}
+    unlike = {study: _unlike(space, each, manifest["sha256"]) for study, each in origins.items()}
     own = [each for each in trials if not unlike[each.line.study]]
     others = [each for each in trials if unlike[each.line.study]]
     if others:

@@ -10,7 +10,7 @@ from pipeline.seeds import trial_seed
 from pipeline.settings.own_family import kind_of, named
 from pipeline.settings.own_files import SOURCES, Source
 from pipeline.study.receipt import part_record
-from pipeline.study.search.kept_table import Kept, Line, Origin, identity, settled
+from pipeline.study.search.kept_table import Kept, Line, Origin, identity
 from pipeline.study.search.numerics import of_training
 from pipeline.study.storage.rows import Part, by_trial
 
@@ -29,7 +29,7 @@ def origin_of(study: str, spec: dict[str, Any]) -> Origin:
         epochs=spec["search"]["epochs"],
         objectives=spec["search"]["objectives"],
         training_semantics=spec["training_semantics"],
-        settled=settled(spec["fixed"], kind),
+        settled=kind.defaults() | spec["fixed"],
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from pipeline.errors import UserError
 from pipeline.results.keys import CURVE, KEPT, OUTCOME, PER_DIMENSION
 from pipeline.results.states import FINISHED, State
-from pipeline.settings.hyperparameters import Hyperparameters, Value
+from pipeline.settings.hyperparameters import Value
 from pipeline.settings.own_family import LATER, kind_of
 from pipeline.settings.validation import Section, explain, show, validated
 
@@ -202,10 +202,3 @@ def _outcome(line: Line) -> Iterator[str]:
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
-
-
-def settled(
-    fixed: dict[str, Value], kind: type[Hyperparameters] = Hyperparameters
-) -> dict[str, Value]:
-    """What a study has where a trial has nothing of its own: defaults where nothing is fixed."""
-    return kind.defaults() | fixed

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_trials import DATA, kept, origin
+from kept_trials import DATA, SETTLED, kept, origin
 from searches import outcome, plan, proposer, search, toy_space, toy_study
 
 from pipeline.errors import UserError
@@ -19,7 +19,7 @@ from pipeline.settings.observations import Observations
 from pipeline.settings.own_files import Source as OwnSource
 from pipeline.settings.space import Space
 from pipeline.study.search.beginning import Beginning, beginning, counted
-from pipeline.study.search.kept_table import Kept, settled, table_text
+from pipeline.study.search.kept_table import Kept, table_text
 from pipeline.study.search.plan import Planner
 from pipeline.study.search.sampler import centre
 from pipeline.study.search.sources import Source, sources
@@ -65,7 +65,10 @@ class TestFits:
         assert (found.trials, found.left_out) == (1, {"filters": 1})
 
     def test_what_a_family_that_is_gone_declared_does_not_matter(self) -> None:
-        assert begun([kept(0, of=origin(settled=settled({"width": 7})), lr=0.01)], space()).trials
+        assert begun(
+            [kept(0, of=origin(settled=SETTLED | {"width": 7}), lr=0.01)],
+            space(),
+        ).trials
 
     def test_a_conditional_one_where_it_exists(self) -> None:
         momentum = {"low": 0.1, "high": 0.5, "when": {"optimizer": "sgd"}}
@@ -287,6 +290,10 @@ def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -
                 ledger.claim("toy", Claimant("b", meta), budget=99)
 
 
+def manifest(data: str) -> dict[str, Any]:
+    return {"sha256": data, "shape": [1, 8, 8], "counts": {"train": 100}}
+
+
 class TestTable:
     @pytest.fixture
     def paths(self, tmp_path: Path) -> Paths:
@@ -303,7 +310,7 @@ class TestTable:
         return its.model_copy(update={"search": search})
 
     def test_it_is_read(self, paths: Paths) -> None:
-        found = beginning(self.naming(paths), paths, "toy", DATA, (1, 8, 8), 100)
+        found = beginning(self.naming(paths), paths, "toy", manifest(DATA))
         assert found.trials == 3
         assert all(part.cost > 0 for part in found.parts)
 
@@ -311,7 +318,7 @@ class TestTable:
         its = self.naming(paths)
         (paths.root / "t.jsonl").write_text("")
         with pytest.raises(UserError, match=r"must have the SHA-256 \w{12}, but has \w{12}"):
-            beginning(its, paths, "toy", DATA, (1, 8, 8), 100)
+            beginning(its, paths, "toy", manifest(DATA))
 
     @pytest.mark.parametrize(
         ("data", "changes", "why"), [("e" * 64, {}, "data"), (DATA, {"epochs": 5}, "epochs")]
@@ -319,7 +326,7 @@ class TestTable:
     def test_trials_of_other_data_or_another_budget_inform(
         self, paths: Paths, data: str, changes: dict[str, Any], why: str
     ) -> None:
-        found = beginning(self.naming(paths, **changes), paths, "toy", data, (1, 8, 8), 100)
+        found = beginning(self.naming(paths, **changes), paths, "toy", manifest(data))
         assert found.parts == []
         assert [each["lr"] for each in found.informing] == [0.01, 0.02, 0.03]
         assert found.text() == (f"0 of 3 kept trials count (not 3 for {why}); 3 of 3 inform it")
@@ -329,7 +336,7 @@ class TestTable:
         lines = [kept(0, lr=0.01).line, kept(1, lr=0.02, of=other).line,
                  kept(2, lr=0.5, of=other).line]  # fmt: skip
         (paths.root / "t.jsonl").write_text(table_text([origin(), other], lines))
-        found = beginning(self.naming(paths), paths, "toy", DATA, (1, 8, 8), 100)
+        found = beginning(self.naming(paths), paths, "toy", manifest(DATA))
         assert (found.trials, found.informing) == (1, [{"lr": 0.02}])
         assert found.text() == (
             "1 of 3 kept trials count (not 2 for data); 1 of 2 inform it (not 1 for nothing that is"
@@ -347,4 +354,4 @@ class TestTable:
         self, paths: Paths, changes: dict[str, Any], who: str
     ) -> None:
         with pytest.raises(UserError, match=f"has trials of other data.* {who}"):
-            beginning(self.naming(paths, **changes), paths, "toy", "e" * 64, (1, 8, 8), 100)
+            beginning(self.naming(paths, **changes), paths, "toy", manifest("e" * 64))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kept_trials import DATA, kept, origin
+from kept_trials import DATA, SETTLED, kept, origin
 from studies import trial, whole
 
 from pipeline.errors import UserError
@@ -18,7 +18,7 @@ from pipeline.settings.own_files import Source
 from pipeline.settings.space import parse_space
 from pipeline.study.identity import search_study
 from pipeline.study.search.kept_from_ledger import kept_of, merged, origin_of
-from pipeline.study.search.kept_table import Kept, read_table, settled, table_text
+from pipeline.study.search.kept_table import Kept, read_table, table_text
 
 TRIALS = [
     kept(0, lr=0.001),
@@ -91,13 +91,13 @@ def test_a_broken_table_is_refused_in_one_line(content: str, said: str) -> None:
 
 
 def test_a_family_of_ones_own_is_known_by_its_file() -> None:
-    own = origin(sources={"a.py": "f" * 64}, settled=settled({"width": 5}))
+    own = origin(sources={"a.py": "f" * 64}, settled=SETTLED | {"width": 5})
     trials = [kept(0, of=own, family="a.py:Mine", width=7), kept(1, of=own)]
     assert read_table(text(trials), "x") == trials
 
 
 def test_a_trial_has_the_hyperparameters_of_all_families_of_its_space() -> None:
-    trials = [kept(0, of=origin(settled=settled({"blocks": 1})), family="conv_pool")]
+    trials = [kept(0, of=origin(settled=SETTLED | {"blocks": 1}), family="conv_pool")]
     assert read_table(text(trials), "x") == trials
 
 
