@@ -89,7 +89,10 @@ def test_help_imports_nothing_heavy() -> None:
 def test_commands_that_only_read_import_nothing_heavy() -> None:
     """They answer within half a second, and `prepare` does not wait for torch."""
     names = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__", "verify"}
-    imported = [*(f"pipeline.commands.{name}" for name in sorted(names)), "pipeline.work.reserve"]
+    imported = [
+        *(f"pipeline.commands.{name}" for name in sorted(names)),
+        "pipeline.work.budget_by_deadline",
+    ]
     code = f"import sys, {', '.join(imported)}; print(*{{n.split('.')[0] for n in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert HEAVY & set(done.stdout.split()) == {"sqlalchemy"}, done.stderr

@@ -27,9 +27,9 @@ from pipeline.study.budget import WORDS, Budget, budget_of, with_budget
 from pipeline.study.storage.ledger import Ledger, storage_url
 from pipeline.study.storage.workers import resume_cancelled
 from pipeline.sync.follow import following
+from pipeline.work.budget_by_deadline import Reserve
 from pipeline.work.budget_file import as_made, keep_budget
 from pipeline.work.owners import is_gone, owner_name
-from pipeline.work.reserve import Reserve
 
 ASIDE = "aside-"  # of folders, with outputs in NAME; a killed command leaves one with its OWNER
 OWNER, UNFINISHED = ".owner", ".unfinished"

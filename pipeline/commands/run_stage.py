@@ -19,7 +19,7 @@ from pipeline.settings.space import Space
 def run_stage(stage: str, space: Space, machine: Machine, paths: Paths, **more: Any) -> None:
     """Runs one stage; `more` is its own. Raises Interrupted on Ctrl-C; OutOfTime at
     `machine.until`, then the output of before stands."""
-    from pipeline.work.reserve import timed
+    from pipeline.work.budget_by_deadline import timed
     from pipeline.work.stopping import ends_at
 
     check_folder(paths.stage(stage))  # before it says or does anything

@@ -77,8 +77,8 @@ def _stores(audit: Audit, book: Book, machine: Machine, *, mlflow: bool) -> None
 def _mlflow(audit: Audit, book: Book, machine: Machine, ledger: Ledger) -> Iterator[str]:
     from pipeline.sync.lag import sent_runs
     from pipeline.sync.mlflow_runs import Sweep
-    from pipeline.tracking.compare import Stated, differences
     from pipeline.tracking.cursor import Sent
+    from pipeline.tracking.differences import Stated, differences
     from pipeline.tracking.records import Run
     from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 

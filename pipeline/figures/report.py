@@ -48,20 +48,20 @@ def build(
     follow from the records."""
     title = f"{space.name}: a VAE for {space.data.name}"
     links = ["Result", "Candidates", "Advice", *sections, "Record", "Reproduce"]
-    before = {"Search": _rungs(space, inputs)}
+    said = statements(space, inputs)
     parts = [
         markup.title(title),
-        markup.paragraph(_lead(space, inputs), "lead"),
+        said["Lead"],
         markup.navigation({name: _anchor(name) for name in links}),
-        _section("Result", _result(space, inputs)),
-        _section("Candidates", candidates(space, inputs)),
+        said["Result"],
+        said["Candidates"],
         _section("Advice", _advice(advice)),
         *(
-            _section(name, "\n".join([*before.get(name, []), *map(_plate, plates)]))
+            _section(name, "\n".join(filter(None, [said.get(name), *map(_plate, plates)])))
             for name, plates in sections.items()
         ),
         _section("Record", _record(record)),
-        _section("Reproduce", _reproduce(space, inputs)),
+        said["Reproduce"],
     ]
     return markup.page(title, "\n".join(parts))
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pipeline.tracking.send import NOTE_TAG
+
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
@@ -25,7 +27,6 @@ ATTRIBUTES = ("User", "Source", "Version", "Dataset")
 RUN_NAME = "attributes.`Run Name`"
 LOG10 = {"lr": "log10_lr"}  # MLflow's scatter plots have no logarithmic axis
 SHARED = "mlflow.sharedViewState."
-NOTE = "mlflow.note.content"
 SHARE_KEY = "viewStateShareKey"
 KEYS = ("trials", "candidates")
 COMPARE = "compare"
@@ -161,7 +162,7 @@ def send_views(client: MlflowClient, experiment_id: str, views: Sequence[View]) 
     there = links(wanted, experiment_id)
     if other := _other(client, experiment_id):
         there[f"compare with {other.name}"] = compare_link([experiment_id, other.experiment_id])
-    wanted[NOTE] = _note(held.get(NOTE, ""), there)
+    wanted[NOTE_TAG] = _note(held.get(NOTE_TAG, ""), there)
     for key, value in wanted.items():
         if held.get(key) != value:
             client.set_experiment_tag(experiment_id, key, value)

@@ -24,7 +24,7 @@ from pipeline.settings.space import load_space
 from pipeline.study.budget import with_budget
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.rows import Part
-from pipeline.work.reserve import Reserve, crowding
+from pipeline.work.budget_by_deadline import Reserve, crowding
 
 STAGES = ("settings", "prepare", "search", "retrain", "evaluate", "render")
 LATER = "2h"
@@ -270,7 +270,7 @@ def test_a_search_closes_for_what_is_new_alone(
     paths, machine = Paths(sweep.root, "tiny"), Machine(workers=2)
     space = with_budget(load_space(sweep.root, "tiny"), {"search.trials": 6, "retrain.seeds": 3})
     write_json(paths.seconds, {"evaluate": 5.0, "render": 5.0})
-    monkeypatch.setattr("pipeline.work.reserve.crowding", lambda _: 1.0)
+    monkeypatch.setattr("pipeline.work.budget_by_deadline.crowding", lambda _: 1.0)
     ledger = Ledger(f"sqlite:///{paths.ledger}")
 
     def reserve(seconds: float, stands: int) -> Reserve:

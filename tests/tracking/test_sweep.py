@@ -26,8 +26,8 @@ from pipeline.sync.lag import lag_line
 from pipeline.sync.mlflow_runs import Sweep
 from pipeline.sync.outputs import Outputs
 from pipeline.sync.system import Sampler, parse_gpus, samples_of
-from pipeline.tracking.compare import differences
 from pipeline.tracking.cursor import Sent
+from pipeline.tracking.differences import differences
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.records import Run
 from pipeline.tracking.send import send_stream

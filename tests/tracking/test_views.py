@@ -21,9 +21,10 @@ from pipeline.commands import ui
 from pipeline.paths import STAGES
 from pipeline.sync import mlflow_columns
 from pipeline.sync.mlflow_runs import Sweep
-from pipeline.tracking.compare import differences
+from pipeline.tracking.differences import differences
+from pipeline.tracking.send import NOTE_TAG
 from pipeline.tracking.store import store_of
-from pipeline.tracking.views import COMPARE, NOTE, SHARED, compare_link, links, views_of
+from pipeline.tracking.views import COMPARE, SHARED, compare_link, links, views_of
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_view_finds_its_runs_and_the_experiment_links_to_it(desk: Desk, store:
         values = [run.data.metrics["best_nelbo_nats"] for run in runs]
         assert values == sorted(values)
         for link in links(held, store.experiment_id).values():
-            assert f"]({link})" in held[NOTE]
+            assert f"]({link})" in held[NOTE_TAG]
             assert f"/{store.experiment_id}/" in link
 
 
@@ -79,14 +80,14 @@ def test_two_sweeps_have_one_view_that_compares_them(
 ) -> None:
     """MLflow shows it if the tag is the same on both."""
     sync(desk, store)
-    assert "[compare with " not in tags(store)[NOTE]
+    assert "[compare with " not in tags(store)[NOTE_TAG]
     sweep = Sweep(desk.space, desk.paths, desk.ledger)
     store.mirror().sync("other", sweep.changes(), sweep.views())
     store.mirror().sync("searched", [], sweep.views())  # the newest, and without candidates
     sync(desk, store)
     mine, other = (store.client.get_experiment_by_name(name) for name in ("tiny", "other"))
     link = compare_link([mine.experiment_id, other.experiment_id])
-    assert f"[compare with other]({link})" in mine.tags[NOTE]
+    assert f"[compare with other]({link})" in mine.tags[NOTE_TAG]
     assert not set(link) & set('[]"() ')  # which Markdown would take for its own
     assert mine.tags[SHARED + COMPARE] == other.tags[SHARED + COMPARE]
     view = state(mine.tags[SHARED + COMPARE])
@@ -126,15 +127,15 @@ def test_nothing_is_written_twice(
 
 def test_what_a_person_wrote_on_the_experiment_stays(desk: Desk, store: Store) -> None:
     sync(desk, store)
-    links_alone = tags(store)[NOTE]
-    store.client.set_experiment_tag(store.experiment_id, NOTE, "My *sweep*.\nTwo lines.")
+    links_alone = tags(store)[NOTE_TAG]
+    store.client.set_experiment_tag(store.experiment_id, NOTE_TAG, "My *sweep*.\nTwo lines.")
     for _ in range(2):
         sync(desk, store)
-        assert tags(store)[NOTE] == f"{links_alone}\n\nMy *sweep*.\nTwo lines."
+        assert tags(store)[NOTE_TAG] == f"{links_alone}\n\nMy *sweep*.\nTwo lines."
     earlier = "[trials](#/x?viewStateShareKey=trials)\n\nMine."
-    store.client.set_experiment_tag(store.experiment_id, NOTE, earlier)
+    store.client.set_experiment_tag(store.experiment_id, NOTE_TAG, earlier)
     sync(desk, store)
-    assert tags(store)[NOTE] == f"{links_alone}\n\nMine."
+    assert tags(store)[NOTE_TAG] == f"{links_alone}\n\nMine."
 
 
 def test_the_search_that_was_worked_on_last_is_shown(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""The time that stages after a search need, from what was measured: when it has to close.
+"""When search and retrain have to close for a deadline, and with which budget: what was measured.
 
 All is in core-seconds: epochs of a candidate as when it was a trial of the search, evaluate
 and render as they last ran for the sweep here, what was never timed by guesses. What is left until
