@@ -36,10 +36,13 @@ lock:                   ## new versions into requirements.lock
 
 .venv: .venv/made
 
-# Scripts hold the path of their interpreter: what was moved or lost it is made anew.
+# Scripts hold the path of their interpreter: what was moved or lost it is made anew, and what is of
+# another Python than the one that is named.
 STALE := $(shell test -d .venv || exit 0; $(BIN)/python -c "" 2>/dev/null && \
   { ! test -e $(BIN)/dvc || head -n 3 $(BIN)/dvc | \
-  grep -qF -e "$(realpath .venv)/bin/" -e "$(CURDIR)/.venv/bin/"; } || echo stale)
+  grep -qF -e "$(realpath .venv)/bin/" -e "$(CURDIR)/.venv/bin/"; } && \
+  { test "$(origin PYTHON)" != "command line" || \
+  test "$$($(PYTHON) -V)" = "$$($(BIN)/python -V)"; } || echo stale)
 ifeq ($(STALE),stale)
 .PHONY: .venv/made
 endif

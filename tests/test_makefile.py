@@ -14,6 +14,7 @@ PYTHON = """#!/bin/sh
 echo "$0 $*" >> {log}
 case "$*" in
   "-c import sys"*) exit {old} ;;
+  -V) echo "Python 3.{minor}" ;;
   "-m venv .venv")
     test {venv} = 0 || {{ mkdir -p .venv/bin; cp "$0" .venv/bin/python; exit 1; }}
     mkdir -p .venv/bin
@@ -37,18 +38,21 @@ class Clone:
         (folder / "requirements.lock").write_text("uv==0.5.1 ; python_version > '3'\n")
         (folder / "pyproject.toml").touch()
 
-    def make(self, old: int = 0, venv: int = 0, uv: int = 0) -> subprocess.CompletedProcess[str]:
-        """`make .venv` with a Python that fails where it is told to."""
+    def make(
+        self, old: int = 0, venv: int = 0, uv: int = 0, minor: int = 11, named: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """`make .venv` with a Python that fails where it is told to, be it named or `python3`."""
         self.log.write_text("")
-        python = self.folder.parent / "python"
+        python = self.folder.parent / "bin" / "python3"
+        python.parent.mkdir(exist_ok=True)
         script = UV.format(log=self.log)
         Path(f"{self.log}.uv").write_text(str(uv))
-        python.write_text(PYTHON.format(log=self.log, old=old, venv=venv, uv=script))
+        python.write_text(PYTHON.format(log=self.log, old=old, venv=venv, uv=script, minor=minor))
         python.chmod(0o755)
         done = subprocess.run(
-            ["make", ".venv", f"PYTHON={python}"],
+            ["make", ".venv", *([f"PYTHON={python}"] if named else [])],
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"]},
+            env={"PATH": f"{python.parent}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
         )
@@ -96,6 +100,19 @@ def test_packages_that_do_not_come_are_told_and_tried_again(clone: Clone) -> Non
 def test_an_old_python_is_told(clone: Clone) -> None:
     assert "must be Python 3.11 or newer" in error(clone.make(old=1))
     assert not (clone.folder / ".venv").exists()
+
+
+def test_an_environment_of_another_python_than_the_named_one_is_made_anew(clone: Clone) -> None:
+    clone.make(minor=13)
+    clone.make(minor=11, named=False)  # any that is there does
+    assert "install" not in clone.commands
+    assert "must be Python 3.11 or newer" in error(clone.make(minor=10, old=1))
+    clone.make(minor=13)
+    assert "install" not in clone.commands  # nothing was lost
+    clone.make(minor=12)
+    assert "-m venv .venv" in clone.commands
+    clone.make(minor=12)
+    assert "install" not in clone.commands
 
 
 def test_an_environment_that_was_moved_is_made_anew(clone: Clone) -> None:
