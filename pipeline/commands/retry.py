@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,30 +35,30 @@ def retry_failed(root: Path, machine: Machine, name: str, number: int | None) ->
     nothing = f"retry {name}: nothing has failed: there is nothing to try again"
     if not has_ledger(machine, paths):
         raise UserError(nothing)
-    ledger = Ledger(storage_url(machine, paths))
-    study = search_study(space, data)
-    parts = ledger.parts(study.id)
-    try:
-        failed, seeing = to_reopen(parts, number)
-    except ValueError:
-        raise UserError(
-            f"retry {name}: trial {number} must be one that failed, but study {study.id} has"
-            f" {[p.trial for p in parts if p.state == State.FAILED and not p.kept]}: choose one of"
-            " those"
-        ) from None
-    opened = [(study, parts, failed, seeing)] if failed else []
-    if number is None:
-        for candidate in _candidates(space, paths, data):
-            runs = ledger.parts(candidate.id)
-            lost = [run.number for run in runs if run.state == State.FAILED]
-            opened += [(candidate, runs, lost, [])] if lost else []
-    if not opened:
-        raise UserError(nothing)
-    with ExitStack() as locks:
-        for each, _, _, _ in opened:
-            locks.enter_context(_nobody_at_work(paths, each, name))
-        these = [Reopening(s.id, lost, after, len(known)) for s, known, lost, after in opened]
-        reopen(ledger, *these)
+    with closing(Ledger(storage_url(machine, paths))) as ledger:
+        study = search_study(space, data)
+        parts = ledger.parts(study.id)
+        try:
+            failed, seeing = to_reopen(parts, number)
+        except ValueError:
+            raise UserError(
+                f"retry {name}: trial {number} must be one that failed, but study {study.id} has"
+                f" {[p.trial for p in parts if p.state == State.FAILED and not p.kept]}: choose one"
+                " of those"
+            ) from None
+        opened = [(study, parts, failed, seeing)] if failed else []
+        if number is None:
+            for candidate in _candidates(space, paths, data):
+                runs = ledger.parts(candidate.id)
+                lost = [run.number for run in runs if run.state == State.FAILED]
+                opened += [(candidate, runs, lost, [])] if lost else []
+        if not opened:
+            raise UserError(nothing)
+        with ExitStack() as locks:
+            for each, _, _, _ in opened:
+                locks.enter_context(_nobody_at_work(paths, each, name))
+            these = [Reopening(s.id, lost, after, len(known)) for s, known, lost, after in opened]
+            reopen(ledger, *these)
     return [
         *(_said(*each) for each in opened),
         f"go on with `python -m pipeline run {name}`, or `dvc repro --force` its stages",

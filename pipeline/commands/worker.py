@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -58,22 +58,22 @@ def work(
     else:
         machine = load_machine(root)
     try:
-        ledger = Ledger(storage_url(machine, Paths(root, "")))
-        job = open_job(ledger, name)
-        with _present(ledger, job, after) as presence:
-            if not child:
-                check_code(job)
-                _prepare(job, machine, Paths(root, job.space.name))
-            device = granted_device(machine.device)
-            device = granted(device, lambda: _leaves(told, ledger, presence))
-            if device == IDLE:
-                return INTERRUPTED if told.leave else 0
-            told.then = _leave_at_once  # it holds nothing, and to import torch may take long
-            if told.leave:
-                return INTERRUPTED
-            worker = Worker(job, ledger, root, device, slot, only, presence)
-            told.then = worker.stop
-            return worker.work()
+        with closing(Ledger(storage_url(machine, Paths(root, "")))) as ledger:
+            job = open_job(ledger, name)
+            with _present(ledger, job, after) as presence:
+                if not child:
+                    check_code(job)
+                    _prepare(job, machine, Paths(root, job.space.name))
+                device = granted_device(machine.device)
+                device = granted(device, lambda: _leaves(told, ledger, presence))
+                if device == IDLE:
+                    return INTERRUPTED if told.leave else 0
+                told.then = _leave_at_once  # it holds nothing, and to import torch may take long
+                if told.leave:
+                    return INTERRUPTED
+                worker = Worker(job, ledger, root, device, slot, only, presence)
+                told.then = worker.stop
+                return worker.work()
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +60,18 @@ def run(
     inputs = open_inputs("retrain", space, paths)
     manifest = read_json(paths.manifest)
     best = read_json(paths.best)
-    ledger = Ledger(storage_url(machine, paths))
     entries = best["ranking"][: space.retrain.top]
     studies = [candidate_study(space, manifest["sha256"], e["parameters"]) for e in entries]
-    for study in studies:
-        ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
     parameters = {s.id: e["parameters"] for s, e in zip(studies, entries, strict=True)}
-    Crew("retrain", space, machine, paths, ledger, studies, parameters, late).work()
-    trials = [ledger.trials(study.id, range(study.budget)) for study in studies]
-    race = race_of(space, [entry["parameters"] for entry in entries], trials)
-    runs = used(space, race, trials)
-    for index in race.left:
-        _make_missing_weights(space, machine, paths, ledger, studies[index], runs[index])
+    with closing(Ledger(storage_url(machine, paths))) as ledger:
+        for study in studies:
+            ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space))
+        Crew("retrain", space, machine, paths, ledger, studies, parameters, late).work()
+        trials = [ledger.trials(study.id, range(study.budget)) for study in studies]
+        race = race_of(space, [entry["parameters"] for entry in entries], trials)
+        runs = used(space, race, trials)
+        for index in race.left:
+            _make_missing_weights(space, machine, paths, ledger, studies[index], runs[index])
     validation, candidates = _validation(machine, paths), list[Candidate]()
     for index, (entry, study) in enumerate(zip(entries, studies, strict=True)):
         kept = runs[index] if index in race.left else []  # who is out of the race has no weights

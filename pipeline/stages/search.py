@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from pipeline.errors import UserError
@@ -45,14 +46,14 @@ def run(
     manifest = read_json(paths.manifest)
     check_own(space, tuple(manifest["shape"]))
     study = search_study(space, manifest["sha256"])
-    ledger = Ledger(storage_url(machine, paths))
-    kept = beginning(space, paths, study.id, manifest)
-    news = _news(space, study, ledger, kept)
-    ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
-    crew = Crew("search", space, machine, paths, ledger, [study], late=late, news=news,
-                informing=kept.informing)  # fmt: skip
-    crew.work()
-    parts = belonging(space, ledger.parts(study.id))
+    with closing(Ledger(storage_url(machine, paths))) as ledger:
+        kept = beginning(space, paths, study.id, manifest)
+        news = _news(space, study, ledger, kept)
+        ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
+        crew = Crew("search", space, machine, paths, ledger, [study], late=late, news=news,
+                    informing=kept.informing)  # fmt: skip
+        crew.work()
+        parts = belonging(space, ledger.parts(study.id))
     trials = trials_of(parts)
     best = _best(space, study, parts)
     with recorded("search", space, paths, inputs) as folder:

@@ -59,27 +59,36 @@ def export(
     try:
         _check_holds_nothing_else(space, url)
         storage = optuna.storages.RDBStorage(url)
-        target = _open(space, study, storage)
-        found = target.get_trials(deepcopy=False)
-        there = {int(each.user_attrs.get(NUMBER, -1)): each for each in found}
-        go_on = all(_goes_on(each, ours.get(number)) for number, each in there.items())
-        if len(there) < len(found) or not go_on:  # two have written at once, or others than these
-            optuna.delete_study(study_name=study, storage=storage)
-            target, there = _open(space, study, storage), {}
-        moved = [
-            _move(storage, each, ours[number]) for number, each in there.items() if number in ours
-        ]
-        new = [number for number in ours if number not in there]
-        for number in new:
-            target.add_trial(ours[number])
-        storage.remove_session()
+        try:
+            written = _write(space, study, ours, storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
     except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
             f"export {space.name}: Optuna's storage does not take it ({said}): give a URL of"
             " SQLAlchemy, such as sqlite:///optuna.db"
         ) from None
-    return Exported(study, len(ours), len(new) + sum(moved))
+    return Exported(study, len(ours), written)
+
+
+def _write(space: Space, study: str, ours: dict[int, FrozenTrial], storage: Any) -> int:
+    """How many trials it has written."""
+    import optuna
+
+    target = _open(space, study, storage)
+    found = target.get_trials(deepcopy=False)
+    there = {int(each.user_attrs.get(NUMBER, -1)): each for each in found}
+    go_on = all(_goes_on(each, ours.get(number)) for number, each in there.items())
+    if len(there) < len(found) or not go_on:  # two have written at once, or others than these
+        optuna.delete_study(study_name=study, storage=storage)
+        target, there = _open(space, study, storage), {}
+    moved = [_move(storage, each, ours[number]) for number, each in there.items() if number in ours]
+    new = [number for number in ours if number not in there]
+    for number in new:
+        target.add_trial(ours[number])
+    return len(new) + sum(moved)
 
 
 def _goes_on(there: FrozenTrial, ours: FrozenTrial | None) -> bool:

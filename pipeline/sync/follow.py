@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -110,20 +110,22 @@ def follow(root: Path, machine: Machine, name: str) -> None:
     then remembers what it has sent.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    paths = Paths(root, name)
     try:
-        for said in _follow(root, machine, name):
-            print(said, file=sys.stderr)
+        space = read(paths)  # what the command works from, however the sweep's file is edited
+        command = _Command()
+        with closing(_opened(storage_url(machine, paths), command)) as ledger:
+            for said in _follow(space, machine, paths, ledger, command):
+                print(said, file=sys.stderr)
     except (MirrorUnavailable, StorageAway) as error:
         print(f"{_behind(name, error)}, `python -m pipeline sync {name}` goes on", file=sys.stderr)
     except UserError as error:  # it is no error of the command, which may well succeed
         print(f"sync {name}: {error}", file=sys.stderr)
 
 
-def _follow(root: Path, machine: Machine, name: str) -> Iterator[str]:
-    paths = Paths(root, name)
-    space = read(paths)  # what the command works from, however the sweep's file is edited
-    command = _Command()
-    ledger = _opened(storage_url(machine, paths), command)
+def _follow(
+    space: Space, machine: Machine, paths: Paths, ledger: Ledger, command: _Command
+) -> Iterator[str]:
     looks: list[Callable[[str], bool]] = []
     if machine.tracking != "none":
         sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
