@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 from studies import trial
 
@@ -85,6 +88,27 @@ def test_again_it_adds_what_is_new_and_writes_anew_what_went_on(space: Space, ur
     assert export(space, STUDY, more, url) == Exported(STUDY, 3, 3)
     study = optuna.load_study(study_name=STUDY, storage=url)
     assert [each.value for each in study.trials] == [25.0, 23.0, 27.0]
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_it_leaves_no_connection_open(mine: bool, space: Space, tmp_path: Path) -> None:
+    """Whoever follows a search exports at each look."""
+    file = tmp_path / "optuna.db"
+    url = f"sqlite:///{file}"
+    if not mine:
+        storage = optuna.storages.RDBStorage(url)
+        optuna.create_study(study_name=STUDY, storage=storage).add_trial(
+            optuna.trial.create_trial(value=1.0)
+        )
+        storage.remove_session()
+        storage.engine.dispose()
+    gc.disable()  # which would close it at some time
+    try:
+        with nullcontext() if mine else pytest.raises(UserError, match="was not exported"):
+            export(space, STUDY, [some(0, "complete", 25.0)], url)
+        assert str(file) not in [each.path for each in psutil.Process().open_files()]
+    finally:
+        gc.enable()
 
 
 def test_a_study_that_is_somebody_elses_stays(space: Space, url: str) -> None:
