@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from desk import Desk
+from ledgers import close_opened, named
 from postgres import Postgres
 
-from pipeline.study.storage import ledger
+from pipeline.study.storage import engine, ledger
 
 if TYPE_CHECKING:
     from cluster import Cluster
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from worked import Worked
 
 numbers = itertools.count()
+connect = engine._sqlite
+engine._sqlite = lambda url: named(connect(url))
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else children ignore it, too, where nohup began us
 
 
@@ -44,12 +47,17 @@ def impatient() -> Iterator[None]:
     os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
 
 
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Ledgers that tests have opened by `open_ledger`."""
+    yield
+    close_opened()
+
+
 @pytest.fixture
-def desk(storage: str) -> Iterator[Desk]:
+def desk(storage: str) -> Desk:
     """A ledger with one study in either storage."""
-    desk = Desk(storage)
-    yield desk
-    desk.ledger.close()
+    return Desk(storage)
 
 
 @pytest.fixture

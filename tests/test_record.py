@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledgers import open_ledger
 from surroundings import ARITHMETIC
 from worked import Worked
 
 from pipeline.paths import STAGES
 from pipeline.seeds import digest
-from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.workers import keep_job
 from pipeline.work.job import open_job
 
@@ -134,10 +134,10 @@ def test_a_worker_does_not_train_an_old_study_on_new_images(tiny: Worked) -> Non
     tiny.done("prepare", "tiny")
     storage = f"sqlite:///{tiny.runs}/state/ledger.db"
     study = json.loads((tiny.runs / "tiny" / "search" / "best.json").read_text())["study"]
-    job = open_job(Ledger(storage), f"tiny-search-{digest([study])[:12]}")
+    job = open_job(open_ledger(storage), f"tiny-search-{digest([study])[:12]}")
     raw = job.model_dump(mode="json")
     raw["space"]["search"]["trials"] = 9
-    keep_job(Ledger(storage), job.id, "tiny", json.dumps(raw))
+    keep_job(open_ledger(storage), job.id, "tiny", json.dumps(raw))
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline", "worker", job.id, "0"],
         cwd=tiny.root,
@@ -155,7 +155,7 @@ def test_a_worker_does_not_train_an_old_study_on_new_images(tiny: Worked) -> Non
     assert worker.returncode == 2, says
     other = r"error: study tiny-\w+ is of other images than runs/tiny/prepare holds by now: .*\n"
     assert re.fullmatch(other, says)
-    assert len(Ledger(storage).trials(raw["studies"][0]["id"])[-1].curve) == 0
+    assert len(open_ledger(storage).trials(raw["studies"][0]["id"])[-1].curve) == 0
 
 
 @pytest.mark.parametrize("name", ["model", "first_epoch", "last_epoch"])

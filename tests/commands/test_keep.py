@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from crews import Sweep, children, eventually, make_sweep, no_one_left, sweep
+from ledgers import open_ledger
 from studies import trial, whole
 from test_pipeline import run
 from worked import Worked
@@ -27,7 +28,7 @@ from pipeline.results.states import Kind
 from pipeline.settings.machine import Machine, load_machine
 from pipeline.settings.space import load_space
 from pipeline.study.search.kept_table import read_table
-from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.ledger import storage_url
 
 TABLE = "search_spaces/tiny.trials.jsonl"
 
@@ -73,7 +74,7 @@ class TestKeep:
     def test_those_that_are_alike(self, mine: Worked) -> None:
         """A study of another budget is no part of the table unless it is named alone."""
         paths = Paths(mine.root, "tiny")
-        ledger = Ledger(storage_url(Machine(), paths))
+        ledger = open_ledger(storage_url(Machine(), paths))
         ((study, spec),) = ledger.studies("tiny", Kind.SEARCH).items()
         longer = {**spec, "search": {**spec["search"], "epochs": 13}}
         ledger.open_study("tiny-longer", "tiny", Kind.SEARCH, longer)
@@ -90,7 +91,7 @@ class TestKeep:
 
     def test_two_that_contradict_each_other(self, mine: Worked) -> None:
         """The same training in two studies: what they differ in is said."""
-        ledger = Ledger(storage_url(Machine(), Paths(mine.root, "tiny")))
+        ledger = open_ledger(storage_url(Machine(), Paths(mine.root, "tiny")))
         ((study, spec),) = ledger.studies("tiny", Kind.SEARCH).items()
         parts = ledger.parts(study)
         assert "again" not in kept(mine)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from ledgers import open_ledger
 from recording import record_stages
 from surroundings import ARITHMETIC
 from trainings import TRAIN, VALIDATION, digits
@@ -88,7 +89,7 @@ class Sweep:
     @property
     def ledger(self) -> Ledger:
         self.paths.ledger.parent.mkdir(parents=True, exist_ok=True)
-        return Ledger(self.storage or f"sqlite:///{self.paths.ledger}")
+        return open_ledger(self.storage or f"sqlite:///{self.paths.ledger}")
 
     @property
     def study(self) -> Study:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ledgers import open_ledger
 from studies import next_lease
 
 from pipeline.study.storage.ledger import Lease, Ledger
@@ -19,7 +20,7 @@ class Desk:
 
     def __init__(self, url: str):
         self.url = url
-        self.ledger = Ledger(url)
+        self.ledger = open_ledger(url)
         self.ledger.open_study(STUDY, "tiny", "search", {"a": 1})
 
     def claim(self, owner: str = "a", *, budget: int = 100) -> Lease | None:

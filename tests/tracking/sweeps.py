@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ledgers import open_ledger
 from recording import record_stages
 from studies import SPACE, next_lease
 
@@ -15,7 +16,7 @@ from pipeline.settings.machine import Machine
 from pipeline.settings.snapshot import save
 from pipeline.settings.space import Space, load_space
 from pipeline.study.identity import Study, candidate_study, search_study
-from pipeline.study.storage.ledger import Lease, Ledger, storage_url
+from pipeline.study.storage.ledger import Lease, storage_url
 
 DATA = "d" * 64
 META = {"git_commit": "c0ffee", "git_dirty": False, "lock_sha256": "10c4", "host": "a"}
@@ -40,7 +41,7 @@ class Desk:
         self.machine = machine or Machine()
         self.paths = Paths(root, "tiny")
         save(self.space, self.paths, "settings")
-        self.ledger = Ledger(storage_url(self.machine, self.paths))
+        self.ledger = open_ledger(storage_url(self.machine, self.paths))
         self.study = search_study(self.space, DATA)
         self.ledger.open_study(self.study.id, "tiny", "search", self.study.spec)
         self.candidate = candidate_study(self.space, DATA, CHOSEN)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from ledgers import open_ledger
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from servers import DEADLINE, answers, wait_for
 from surroundings import free_port
@@ -21,7 +22,7 @@ from pipeline.commands import ui
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.ledger import storage_url
 from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import connect, store_of
@@ -167,7 +168,7 @@ def test_one_link_shows_two_sweeps_beside_each_other(
     page: Page, runs_page: str, sweep: Path
 ) -> None:
     paths, machine = Paths(sweep, "tiny"), Machine()
-    shown = Sweep(load_space(sweep, "tiny"), paths, Ledger(storage_url(machine, paths)))
+    shown = Sweep(load_space(sweep, "tiny"), paths, open_ledger(storage_url(machine, paths)))
     store = store_of(machine, paths)
     Mirror(*store).sync("other", shown.changes(), shown.views())
     other = connect(store.uri).get_experiment_by_name("other")

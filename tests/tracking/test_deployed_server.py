@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+from ledgers import open_ledger
 from records import START, Store, study, trial
 from servers import DeployedServer, driven, wait_for
 
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import load_space
-from pipeline.study.storage.ledger import Ledger, storage_url
+from pipeline.study.storage.ledger import storage_url
 from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.records import Run
 
@@ -98,7 +99,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def recorded(folder: Path) -> dict[str, Curves]:
     """The points that the ledger and the outputs hold, by run and metric; of figures the value."""
     paths = Paths(folder, "tiny")
-    ledger = Ledger(storage_url(Machine(), paths))
+    ledger = open_ledger(storage_url(Machine(), paths))
     return {
         run.key: curves(run) for run in Sweep(load_space(folder, "tiny"), paths, ledger).changes()
     }

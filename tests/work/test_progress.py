@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import open_ledger
 from rich.console import Console
 from studies import begin, record, space
 
 from pipeline.study.identity import Study, search_study
 from pipeline.study.storage.claim import Lease
-from pipeline.study.storage.ledger import Ledger
 from pipeline.work import progress as module
 from pipeline.work.progress import ROWS, Progress
 
@@ -25,7 +25,7 @@ class Screen:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool):
         self.shown = io.StringIO()
-        self.ledger = Ledger(f"sqlite:///{folder}/ledger.db")
+        self.ledger = open_ledger(f"sqlite:///{folder}/ledger.db")
         sweep = space(search={"trials": 40, "parallelism": 40})
         self.study: Study = search_study(sweep, "d" * 64)
         self.ledger.open_study(self.study.id, "tiny", "search", {})

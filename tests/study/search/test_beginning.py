@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kept_trials import DATA, SETTLED, kept, origin
+from ledgers import open_ledger
 from searches import outcome, plan, proposer, search, toy_space, toy_study
 
 from pipeline.errors import UserError
@@ -273,7 +274,7 @@ def test_a_study_begins_with_them_once(its: Space, storage: str) -> None:
 
 
 def test_a_worker_of_another_arithmetic_is_refused(its: Space, tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path}/x.db")
+    ledger = open_ledger(f"sqlite:///{tmp_path}/x.db")
     ledger.open_study("toy", "toy", "search", {}, begins_with=begun(some(3), its).parts)
     watch = Watch(ledger, toy_study(its), its)
     watch.refresh()
