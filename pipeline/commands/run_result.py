@@ -37,9 +37,9 @@ def _seeds(seeds: dict[str, Any]) -> str:
     count, mean = seeds["count"], seeds["nelbo_nats_mean"]
     if count == 1:
         return "one seed: no interval (retrain.seeds: 3 gives one)"
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    half = float(t.ppf(0.975, count - 1)) * seeds["nelbo_nats_sd"] / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * seeds["nelbo_nats_sd"] / math.sqrt(count)
     return (
         f"over {count} fresh seeds: mean {mean:.2f}, 95 % interval {mean - half:.2f} …"
         f" {mean + half:.2f}"

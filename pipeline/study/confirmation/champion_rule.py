@@ -90,7 +90,7 @@ def _scatters(champion: Sample, theirs: float, freedom: int) -> bool:
     """Whether the champion's variance is significantly larger than the newcomers'."""
     if champion.seeds == 1 or freedom == 0:
         return False
-    from scipy.stats import f
+    from scipy.special import fdtri
 
-    limit = float(f.ppf(1 - SCATTER_LEVEL, champion.seeds - 1, freedom))
+    limit = float(fdtri(champion.seeds - 1, freedom, 1 - SCATTER_LEVEL))
     return champion.sd**2 > limit * theirs / freedom

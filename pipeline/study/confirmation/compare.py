@@ -88,12 +88,12 @@ def chance(gain: float, variances: list[float], freedoms: list[int]) -> float:
 
     The errors are a sum of independent parts with these variances (Welch–Satterthwaite).
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     total = sum(variances)
     if total == 0:
         return 0.0 if gain > 0 else 1.0
-    return float(t.sf(gain / math.sqrt(total), _freedom(variances, freedoms)))
+    return float(stdtr(_freedom(variances, freedoms), -gain / math.sqrt(total)))
 
 
 def _half_width(candidate: Matrix, other: Matrix, seed_variance: float) -> float:
@@ -107,12 +107,12 @@ def _half_width(candidate: Matrix, other: Matrix, seed_variance: float) -> float
 
 def _t_half_width(variances: list[float], freedoms: list[int]) -> float:
     """Of the interval of a sum of independent parts (Welch–Satterthwaite)."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     total = sum(variances)
     if total == 0:
         return 0.0
-    return float(t.ppf((1 + CONFIDENCE) / 2, _freedom(variances, freedoms))) * math.sqrt(total)
+    return float(stdtrit(_freedom(variances, freedoms), (1 + CONFIDENCE) / 2)) * math.sqrt(total)
 
 
 def _freedom(variances: list[float], freedoms: list[int]) -> float:

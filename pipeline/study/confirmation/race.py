@@ -234,11 +234,11 @@ class _Gap(NamedTuple):
 
 def _gaps(values: Sequence[Sequence[float]], lead: int) -> list[_Gap]:
     """How far each is behind, and at least so; Student's t with the seeds' variance pooled."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes half a second more
 
     table = np.asarray(values)  # (candidates, seeds)
     candidates, seeds = table.shape
     behind = table.mean(axis=1) - table.mean(axis=1)[lead]
     error = math.sqrt(float(table.var(axis=1, ddof=1).mean()) * 2 / seeds)
-    half = float(t.ppf(1 - LEVEL, candidates * (seeds - 1))) * error
+    half = float(stdtrit(candidates * (seeds - 1), 1 - LEVEL)) * error
     return [_Gap(mean, mean - half) for mean in behind.tolist()]
