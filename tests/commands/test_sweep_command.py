@@ -114,7 +114,7 @@ class TestExitCodes:
         self, kind: signal.Signals, desk: Worked, answers: Any
     ) -> None:
         def answer(asked: Space, machine: Machine, paths: Paths, file: Space) -> Space:
-            os.kill(os.getpid(), kind)
+            signal.raise_signal(kind)
             raise AssertionError("the signal comes first")
 
         answers(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -26,7 +25,8 @@ def pass_deadline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    """At once: a signal by `kill` may come to another thread, and is met some lines later."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_a_deadline_after_ctrl_c_is_no_second_request(pass_deadline: Callable[[], None]) -> None:
@@ -54,11 +54,11 @@ def test_a_closed_terminal_is_one_request_however_often_it_is_told() -> None:
     """A shell passes its hang-up on and dies, whereupon the kernel sends another one."""
     with stop_requests(None) as stop:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert stop.asked
         assert not stop.urgent
         assert stop.signals == [signal.SIGHUP]  # by which workers of Slurm are left alone
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.urgent
 
 
