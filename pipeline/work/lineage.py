@@ -104,7 +104,7 @@ def commit_and_diff(root: Path) -> tuple[str, bytes | None]:
     with tempfile.TemporaryDirectory() as temporary:  # nothing of it reaches the repository
         copy = Path(temporary) / "index"
         if index.exists():
-            shutil.copy(index, copy)
+            shutil.copy2(index, copy)  # by its time Git knows which files to look into
         extra = {
             "GIT_INDEX_FILE": str(copy),
             "GIT_OBJECT_DIRECTORY": temporary,

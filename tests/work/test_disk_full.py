@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def write(url: str) -> OSError | None:
     """Opens a ledger and writes to it; what stands against it."""
     try:
-        ledger = Ledger(url)
-        ledger.open_study("study", "tiny", "search", {})
-        ledger.close()
+        with closing(Ledger(url)) as ledger:
+            ledger.open_study("study", "tiny", "search", {})
     except OSError as error:
         return error
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_new_and_changed_files_are_kept_and_can_be_applied(root: Path, tmp_path:
     for name in ("search_spaces/y.yaml", "pipeline/a.py", "pipeline/b.bin"):
         assert (again / name).read_bytes() == (root / name).read_bytes()
     assert not (again / "pipeline" / "__pycache__").exists()
+
+
+def test_an_edit_of_the_same_size_and_time_is_seen(root: Path) -> None:
+    """As of `dvc exp run -S`, which checks a space out and changes a digit in one tick."""
+    file, tick = root / "pipeline" / "a.py", (0, 10**18)
+    git(root, "config", "core.trustctime", "false")
+    os.utime(file, ns=tick)
+    git(root, "add", "-A")
+    file.write_text(file.read_text().replace("1", "2"))
+    os.utime(file, ns=tick)
+    os.utime(root / ".git" / "index", ns=tick)
+    assert lineage(root, load_space(root, "x"))["git_dirty"] is True
 
 
 def test_a_diff_beyond_all_bounds_is_not_kept_and_said_to_be(
