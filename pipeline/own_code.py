@@ -141,10 +141,8 @@ def _importer(file: str) -> Callable[..., ModuleType]:
         name: str, globals_: Any = None, locals_: Any = None, from_: Any = (), level: int = 0
     ) -> ModuleType:
         if level and globals_ and globals_.get("__package__"):  # it says that it is in one
-            name, level = (
-                importlib.util.resolve_name("." * level + name, globals_["__package__"]),
-                0,
-            )
+            name = importlib.util.resolve_name("." * level + name, globals_["__package__"])
+            level = 0
         if level == 0:
             _check_name(name, from_ or (), file)
         module = builtins.__import__(name, globals_, locals_, from_, level)
