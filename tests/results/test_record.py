@@ -143,7 +143,7 @@ def test_a_worker_does_not_train_an_old_study_on_new_images(tiny: Worked) -> Non
         cwd=tiny.root,
         env={
             **ARITHMETIC,
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
             "PIPELINE_STORAGE": storage,
         },
         stdin=subprocess.DEVNULL,
@@ -195,7 +195,7 @@ def test_without_the_state_an_output_is_still_measured_and_drawn(tiny: Worked) -
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "evaluate", "tiny"],
         cwd=tiny.root,
-        env=ARITHMETIC | {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin"},
+        env=ARITHMETIC | {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
