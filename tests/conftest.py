@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 numbers = itertools.count()
 connect = engine._sqlite
 engine._sqlite = lambda url: named(connect(url))
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else children ignore it, too, where nohup began us
+# Else children ignore them, too, where nohup or a shell's background began us.
+HANDLERS = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+for kind, handler in HANDLERS.items():
+    signal.signal(kind, handler)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -45,6 +48,16 @@ def impatient() -> Iterator[None]:
     os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
     yield
     os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """The command `worker` has a process of its own, and listens until that ends."""
+    kinds = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
 
 
 @pytest.fixture(autouse=True)

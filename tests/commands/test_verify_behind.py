@@ -17,7 +17,7 @@ from pipeline.settings.machine import load_machine
 from pipeline.settings.space import load_space
 from pipeline.study.storage.ledger import Ledger
 from pipeline.sync.mlflow_runs import Sweep
-from pipeline.tracking import compare
+from pipeline.tracking import differences
 from pipeline.tracking.mirror import Mirror
 from pipeline.tracking.store import MirrorUnavailable, store_of
 
@@ -230,7 +230,7 @@ def test_what_a_live_sweep_sends_while_mlflow_is_read_is_no_finding(
     (done, *_) = ledger.trials(study)
     lease = next_lease(ledger, study, done.parameters, budget=4, meta=done.meta)
     assert lease
-    sweep, stored = Sweep(space, paths, ledger, live=True), compare._stored
+    sweep, stored = Sweep(space, paths, ledger, live=True), differences._stored
 
     def goes_on(epochs: int) -> None:
         ledger.report(lease, done.curve[:epochs])
@@ -243,7 +243,7 @@ def test_what_a_live_sweep_sends_while_mlflow_is_read_is_no_finding(
     goes_on(3)
     both = BEHIND.replace("1 run", "2 runs")  # the trial, and the study
     assert verified(mine) == (0, [both])
-    monkeypatch.setattr(compare, "_stored", read)
+    monkeypatch.setattr(differences, "_stored", read)
     assert verified(mine) == (0, [both])
     change(mine, FALSE["a parameter"][0])
     assert verified(mine)[0] == 2
