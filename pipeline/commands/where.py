@@ -27,6 +27,7 @@ from pipeline.tracking.store import MirrorUnavailable, find_run, store_of
 from pipeline.work.lineage import code_sha256, unpack
 
 ELSEWHERE = "not known: the ledger of this checkout has no trials of the study"
+OWN = "own"  # the folder of the sweep's own Python files
 NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a checkout that another user has
 COMMON = ("git_commit", "git_dirty", "code_sha256", "lock_sha256", "host")
 
@@ -76,9 +77,11 @@ def _text(root: Path, ledger: Ledger, name: str, run_id: str, tags: dict[str, st
         elsewhere = f"those of {kept}, as which it was trained and then kept"
     arithmetic = tags.get("arithmetic") or "arithmetic not recorded"
     made_on = f"{tags.get('host', 'a host that is not recorded')}, {arithmetic}"
+    own = sorted(source.get("files", ()))
     lines = [
         f"run         {tags['mlflow.runName']}, of sweep {name}, study {tags['study']}",
         f"git commit  {_commit(tags, source) if known else elsewhere}",
+        *([f"own files   {', '.join(own)}: kept with the run"] if own else []),
         f"code        {_code(tags) if known else elsewhere}",
         f"data        sha256 {tags['data_sha256']}",
         f"dvc.lock    {_dvc_entry(root, paths, tags)}",
@@ -96,11 +99,9 @@ def commands(name: str, tags: dict[str, str], saved: list[Path]) -> list[str]:
     commit = tags.get("git_commit")
     first = [f"git checkout {commit}"] if commit else []
     for file in saved:
-        is_patch = file.suffix == ".patch"
         quoted = shlex.quote(str(file))
-        first.append(
-            f"git apply {quoted}" if is_patch else f"cp {quoted} search_spaces/{file.name}"
-        )
+        typed = {".patch": f"git apply {quoted}", "": f"cp -R {quoted}/. ."}
+        first.append(typed.get(file.suffix, f"cp {quoted} search_spaces/{file.name}"))
     if tags["kind"] == "trial":
         again = [
             f"python -m pipeline prepare {name}",
@@ -128,12 +129,22 @@ def _source(ledger: Ledger, trials: list[Trial]) -> dict[str, Any]:
 
 
 def _save(folder: Path, name: str, source: dict[str, Any]) -> list[Path]:
-    """Writes the changes and the sweep's file, in the order in which they are applied."""
+    """Writes changes, own files and the sweep's file, in the order in which they are applied.
+
+    Raises UserError for own files that would lie elsewhere: the ledger may be somebody else's.
+    """
     saved = []
     if source.get("diff"):
         saved.append(folder / "changes.patch")
         with atomic_path(saved[-1]) as temporary:
             temporary.write_bytes(unpack(source["diff"]))
+    if "files" in source:
+        saved.append(folder / OWN)
+    for file, text in source.get("files", {}).items():
+        if not (path := (folder / OWN / file).resolve()).is_relative_to((folder / OWN).resolve()):
+            raise UserError(f"where: {file} of sweep {name} is no file of a checkout: see whose"
+                            " ledger it is")  # fmt: skip
+        write_text(path, text)
     if "space" in source:
         saved.append(folder / f"{name}.yaml")
         write_text(saved[-1], source["space"])

@@ -26,11 +26,13 @@ NIGHT = "PIPELINE_NIGHT"  # of the environment: the night that trials are of, wh
 
 
 def lineage(root: Path, space: Space) -> dict[str, Any]:
-    """The record. `source` holds what Git does not: the settings and the uncommitted changes."""
+    """The record. `source` holds what Git may not: settings, own files, uncommitted changes."""
     lock = root / "requirements.lock"
     commit, diff = commit_and_diff(root)
     packed = base64.b64encode(zlib.compress(diff or b"", 9)).decode()
-    kept = {"diff": packed if len(packed) <= MOST_BYTES else None} if diff else {}
+    kept: dict[str, Any] = {"diff": packed if len(packed) <= MOST_BYTES else None} if diff else {}
+    if space.sources:
+        kept["files"] = {file: each.text for file, each in space.sources.items()}
     return {
         "git_commit": commit,
         "git_dirty": None if diff is None else bool(diff),  # None: Git does not say

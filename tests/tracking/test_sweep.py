@@ -7,6 +7,7 @@ import io
 import json
 import shlex
 import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,8 @@ ARITHMETIC = {"device": "cpu", "torch": "2.15.0", "cpu": "AVX512", "threads": "1
 def test_where_names_the_arithmetic_and_its_commands_can_be_typed(
     tmp_path: Path, empty_db: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    changes = {"space": "data: {name: digits}\n", "diff": packed(b"--- a\n")}
+    files = {"mine/größe.py": "a = 1\n", "b.py": "b = 1\n"}
+    changes = {"space": "data: {name: digits}\n", "diff": packed(b"--- a\n"), "files": files}
     monkeypatch.setitem(META, "arithmetic", ARITHMETIC)
     desk = Desk(tmp_path / "méine sweeps")
     monkeypatch.setitem(META, "source", desk.ledger.keep_origin(desk.study.id, changes))
@@ -341,6 +343,26 @@ def test_where_names_the_arithmetic_and_its_commands_can_be_typed(
     typed = [shlex.split(line) for line in text.splitlines() if line.startswith("    git apply")]
     ((_, _, patch),) = typed
     assert Path(patch).exists()
+    assert "own files   b.py, mine/größe.py: kept with the run" in text.splitlines()
+    clone = tmp_path / "clone"
+    (clone / "search_spaces").mkdir(parents=True)
+    for line in text.splitlines():
+        if line.startswith("    cp "):
+            subprocess.run(shlex.split(line), cwd=clone, check=True)
+    assert {name: (clone / name).read_text() for name in files} == files
+    assert (clone / "search_spaces" / "tiny.yaml").read_text() == changes["space"]
+
+
+def test_no_file_of_a_run_is_written_outside_of_its_folder(desk: Desk, store: Store) -> None:
+    key = desk.ledger.keep_origin(desk.study.id, {"files": {"a/../../../../b.py": "b = 1\n"}})
+    lease = next_lease(desk.ledger, desk.study.id, owner="a", meta={**META, "source": key})
+    assert lease
+    desk.ledger.finish(lease, "failed", curve(1), None, "a reason")
+    runs = Sweep(desk.space, desk.paths, desk.ledger).changes()
+    ids = Mirror(*store_of(desk.machine, desk.paths)).sync("tiny", runs).run_ids
+    with pytest.raises(UserError, match="is no file of a checkout"):
+        where_text(desk.root, desk.machine, list(ids.values())[-1])
+    assert not list(desk.root.rglob("b.py"))
 
 
 def test_an_unknown_run_is_one_line(desk: Desk, store: Store) -> None:

@@ -56,6 +56,19 @@ def test_new_and_changed_files_are_kept_and_can_be_applied(root: Path, tmp_path:
     assert not (again / "pipeline" / "__pycache__").exists()
 
 
+def test_own_files_are_kept_as_the_sweep_has_read_them(root: Path) -> None:
+    """Wherever they lie, whatever Git knows of them, and however they are edited since."""
+    file, text = root / "my models" / "metrics.py", "def sharpness(test):\n    return 1\n"
+    file.parent.mkdir()
+    file.write_text(text)
+    (root / ".gitignore").write_text("my models\n")
+    metrics = 'evaluate: {metrics: ["my models/metrics.py:sharpness"]}\n'
+    (root / "search_spaces" / "x.yaml").write_text(SPACE + metrics)
+    space = load_space(root, "x")
+    file.write_text("later")
+    assert lineage(root, space)["source"]["files"] == {"my models/metrics.py": text}
+
+
 def test_an_edit_of_the_same_size_and_time_is_seen(root: Path) -> None:
     """As of `dvc exp run -S`, which checks a space out and changes a digit in one tick."""
     file, tick = root / "pipeline" / "a.py", (0, 10**18)
