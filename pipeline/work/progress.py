@@ -137,20 +137,21 @@ class Progress:
         return min(study.budget * pace, study.total_epochs or math.inf)
 
     def _table(self, running: list[Part]) -> Group:
+        """What matters comes first, as a small terminal cuts off the end."""
         table = Table(title=None, pad_edge=False)
         for heading in ("trial", "state", "epoch", "NELBO (nats)", "s/epoch", "parameters"):
             table.add_column(heading, overflow="fold")
         by_id = {study.id: study for study in self._studies}
         hidden = max(0, len(self._finished) - max(0, ROWS - len(running)))
         recent = list(self._finished.values())[hidden:]
-        for part in [*recent, *running]:
+        for part in [*running, *reversed(recent)]:
             table.add_row(*_row(by_id[part.study], part))
         head = Text(
             f"{self._title}  {self._done()}/{self._budget()} finished  best {self._best()}"
             f"  {self._eta()}",
             style="bold",
         )
-        return Group(head, table, Text(self._note, style="yellow"))
+        return Group(head, Text(self._note, style="yellow"), table)
 
 
 def _label(study: Study, part: Part) -> str:

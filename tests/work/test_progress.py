@@ -23,7 +23,8 @@ REASON = "RuntimeError: [enforce fail at alloc.cpp] no memory [/proc/meminfo]\nT
 class Screen:
     """A study of 40 trials, and what its progress shows on a screen or in a log."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool):
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool,
+                 width: int = 200):  # fmt: skip
         self.shown = io.StringIO()
         self.ledger = open_ledger(f"sqlite:///{folder}/ledger.db")
         sweep = space(search={"trials": 40, "parallelism": 40})
@@ -33,9 +34,10 @@ class Screen:
         def console(**options: Any) -> Console:
             options.pop("stderr")
             return Console(
-                file=self.shown, force_terminal=terminal, width=200, color_system=None, **options
+                file=self.shown, force_terminal=terminal, color_system=None, **size, **options
             )
 
+        size = {"width": width, "height": 24}
         monkeypatch.setattr(module, "Console", console)
         self.progress = Progress("search", sweep, self.ledger, [self.study])
 
@@ -122,6 +124,21 @@ def test_many_workers_leave_no_room_for_what_is_finished(terminal: Screen) -> No
         text = terminal.new()
     assert text.count("running") == ROWS
     assert "complete" not in text
+
+
+def test_a_small_terminal_shows_notes_and_what_runs_before_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Screen(tmp_path, monkeypatch, terminal=True, width=70)
+    for _ in range(20):
+        small.finish()
+    small.claim()
+    small.progress.say("stopping after this step")
+    with small.progress:
+        text = small.new()
+    assert "..." in text  # not all fits
+    for shown in ("running", "trial 19 ", "stopping after this step"):
+        assert shown in text
 
 
 def test_a_note_is_shown_in_both(log: Screen, terminal: Screen) -> None:
