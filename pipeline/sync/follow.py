@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from pipeline.sync.champion import register_winner, save_winner
 from pipeline.sync.mlflow_runs import Sweep
 from pipeline.sync.optuna_study import LiveStudy
 from pipeline.sync.system import Sampler
-from pipeline.tracking.mirror import Mirror
+from pipeline.tracking.mirror import Mirror, Report
 from pipeline.tracking.records import Run
 from pipeline.tracking.store import MirrorUnavailable, be_patient, store_of
 from pipeline.work.budget_file import as_made
@@ -127,10 +127,11 @@ def _follow(
     space: Space, machine: Machine, paths: Paths, ledger: Ledger, command: _Command
 ) -> Iterator[str]:
     looks: list[Callable[[str], bool]] = []
+    sent: list[Report] = []
     if machine.tracking != "none":
         sweep = Sweep(space, paths, ledger.impatient(), live=True, done="prepare")
         mirror, sampler = Mirror(*store_of(machine, paths)), Sampler(sweep.samples)
-        looks.append(lambda done: _send(sweep, mirror, sampler, done))
+        looks.append(lambda done: _send(sweep, mirror, sampler, done, sent))
     if machine.optuna is not None:
         looks.append(LiveStudy(space, paths, ledger.impatient(), machine.optuna).look)
     pause = SHORTEST_SECONDS
@@ -147,7 +148,7 @@ def _follow(
     away: Exception | None = None
     if machine.tracking != "none":
         try:
-            yield _sync(Sweep(space, paths, last, done=command.done), machine)
+            yield _sync(Sweep(space, paths, last, done=command.done), machine, sent)
         except (MirrorUnavailable, StorageAway, UserError) as error:
             away = error
     if machine.optuna is not None:
@@ -159,15 +160,15 @@ def _follow(
         raise away
 
 
-def _send(sweep: Sweep, mirror: Mirror, sampler: Sampler, done: str) -> bool:
-    """Brings MLflow up to date; whether anything has moved."""
+def _send(sweep: Sweep, mirror: Mirror, sampler: Sampler, done: str, sent: list[Report]) -> bool:
+    """Brings MLflow up to date, and adds what was `sent`; whether anything has moved."""
     sweep.done = done
     runs = _changes(sweep)
     if sweep.active is not None:
         sampler.sample(sweep.active)
     if runs:
         try:
-            mirror.sync(sweep.space.name, runs, sweep.views())
+            sent.append(mirror.sync(sweep.space.name, runs, sweep.views()))
         except MirrorUnavailable:
             sweep.forget()  # the next look sends it all
     return bool(runs)
@@ -260,8 +261,13 @@ def _relay(said: IO[str], late: str) -> None:
         sys.stderr.flush()
 
 
-def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
-    """Sends what is missing, and the winner; what that came to. Raises MirrorUnavailable."""
+def _sync(
+    sweep: Sweep, machine: Machine, sent: Sequence[Report] = (), *, rebuild: bool = False
+) -> str:
+    """Sends what is missing, and the winner; what that came to, with what was `sent` before.
+
+    Raises MirrorUnavailable.
+    """
     name = sweep.space.name
     store = store_of(machine, sweep.paths)
     mirror = Mirror(*store)
@@ -271,9 +277,11 @@ def _sync(sweep: Sweep, machine: Machine, *, rebuild: bool = False) -> str:
     runs = sweep.changes()
     report = mirror.sync(name, runs, sweep.views())
     registered = register_winner(sweep, store.uri, report.run_ids)
+    reports = [*sent, report]
     return (
-        f"sync {name}: {report.created} new runs, {report.metrics} metric points,"
-        f" {report.artifacts} artifacts sent{registered}"
+        f"sync {name}: {sum(each.created for each in reports)} new runs,"
+        f" {sum(each.metrics for each in reports)} metric points,"
+        f" {sum(each.artifacts for each in reports)} artifacts sent{registered}"
     )
 
 

@@ -71,6 +71,19 @@ def test_a_mirror_that_the_command_cannot_wait_for_is_continued_where_it_was(
         assert all(len(points) in (1, 3) for points in run["metrics"].values())
 
 
+def test_a_command_says_all_that_its_mirror_has_sent(
+    empty_db: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(tmp_path)
+    copy_db(empty_db, desk.paths.mlflow_db)
+    for _ in range(2):
+        desk.complete(desk.study)
+    with follow.following(desk.space, desk.machine, desk.paths, "prepare"):
+        wait_for(partial(more_rows, desk.paths.mlflow_db, "metrics", 2 * POINTS - 1))
+        desk.complete(desk.study)
+    assert "sync tiny: 4 new runs, " in capfd.readouterr().err
+
+
 def test_past_a_deadline_a_mirror_has_ten_seconds() -> None:
     assert follow._patience(None) == follow._patience(now() + timedelta(hours=1)) == 60.0
     assert 25.0 < follow._patience(now() + timedelta(seconds=30)) <= 30.0
