@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from pipeline.errors import UserError
@@ -48,7 +49,8 @@ def run(
     study = search_study(space, manifest["sha256"])
     with closing(Ledger(storage_url(machine, paths))) as ledger:
         kept = beginning(space, paths, study.id, manifest)
-        news = _news(space, study, ledger, kept)
+        known = ledger.studies(space.name, Kind.SEARCH)
+        news = partial(_news, space, study, ledger, kept, known)
         ledger.open_study(study.id, space.name, study.kind, study.spec, left_out(space), kept.parts)
         crew = Crew("search", space, machine, paths, ledger, [study], late=late, news=news,
                     informing=kept.informing)  # fmt: skip
@@ -68,12 +70,14 @@ def run(
         print(why, file=sys.stderr)
 
 
-def _news(space: Space, study: Study, ledger: Ledger, kept: Beginning) -> list[str]:
-    """Lines: whether the study is new, goes on, or has forked from an earlier one and why."""
+def _news(
+    space: Space, study: Study, ledger: Ledger, kept: Beginning, known: dict[str, Any]
+) -> list[str]:
+    """Lines: whether the study is new, goes on, or has forked from an earlier one and why; by the
+    studies that were `known` before."""
     title = f"search {space.name}"
     if not space.searched:
         return [f"{title}: nothing is searched: no trials"]
-    known = ledger.studies(space.name, Kind.SEARCH)
     if study.id in known:
         watch = Watch(ledger, study, space)
         watch.refresh()

@@ -55,7 +55,7 @@ class Crew:
     studies: list[Study]
     candidates: dict[str, dict[str, Value]] = field(default_factory=dict)  # see `Job`
     late: Callable[[], bool] | None = None  # whether its share of the time is used up
-    news: Sequence[str] = ()  # that it says when it is its turn
+    news: Callable[[], Sequence[str]] = tuple  # what it says when it is its turn
     informing: Sequence[dict[str, Value]] = ()  # settings that a search tries early
 
     @property
@@ -71,7 +71,7 @@ class Crew:
         with _only_one(self.folder / "lock", title), requests as stop:
             await_orphans(self.ledger, self.studies)
             release_the_dead(self.ledger)
-            for line in self.news:
+            for line in self.news():
                 print(line, file=sys.stderr, flush=True)
             if not self._is_over() and not stop.asked:
                 self._run_workers(stop)

@@ -94,6 +94,19 @@ def test_a_crew_waits_for_one_that_is_about_to_end(tiny: Sweep) -> None:
     assert not lock.is_locked
 
 
+def test_who_has_waited_says_what_there_is_by_then(tiny: Sweep) -> None:
+    tiny.ledger.open_study(tiny.study.id, "tiny", tiny.study.kind, tiny.study.spec)
+    folder = tiny.paths.study(tiny.study.id)
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        command = tiny.start("search", workers=1)
+        eventually(lambda: "works on it; waiting" in tiny.errors, "it waits")
+        for _ in range(tiny.study.budget):
+            tiny.ledger.finish(claim(tiny, "elsewhere/1/1"), "failed", [], None, "a reason")
+    command.wait(60)
+    assert "has 3 of 3 trials" in tiny.errors
+
+
 def test_what_the_dead_held_is_released_and_what_others_hold_is_not(tiny: Sweep) -> None:
     here = owner_name(1).split("/")[0]
     with process() as gone:
