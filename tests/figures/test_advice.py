@@ -74,6 +74,8 @@ def test_baselines_that_are_nearly_as_good() -> None:
     )
     (said,) = winner_advice.next_to_baselines(metrics(mse_per_pixel=0.0195))
     assert said.startswith("PCA with 16 components reconstructs test images as well")
+    (said,) = winner_advice.next_to_baselines(metrics(mse_per_pixel=0.05))
+    assert said.startswith("PCA with 16 components reconstructs test images better than the winner")
     assert winner_advice.next_to_baselines(metrics()) == []
 
 
