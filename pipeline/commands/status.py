@@ -67,7 +67,9 @@ def _sweep(root: Path, space: Space, machine: Machine, ledger: Ledger) -> list[s
         if stage:
             stage.refresh()
         for study in known:
-            lines = _study(ledger, study, kind, stage if study in current else None)
+            is_old = kind == Kind.SEARCH and current and study not in current
+            other = ", of other settings than the file's" if is_old else ""
+            lines = _study(ledger, study, kind, stage if study in current else None, other)
             blocks.append("\n".join([*lines, _disk(paths, study)]))
     made = as_made(space, paths)
     chosen = f"outputs of {space.name}: {budget_text(space, made)}" if made != space else ""
@@ -87,14 +89,15 @@ def current_studies(space: Space, paths: Paths) -> dict[str, Study]:
     return {study.id: study for study in studies}
 
 
-def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None) -> Iterator[str]:
+def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None, other: str) -> Iterator[str]:
     """`stage`: of the present studies of its kind; None if it is an earlier one."""
     watches = stage.watches if stage else []
     watch = next((each for each in watches if each.study.id == id_), None)
     current = watch.study if watch else None
     trials, now = ledger.trials(id_), ledger.now()
     counts = ", ".join(f"{sum(t.state == s for t in trials)} {s}" for s in State)
-    yield f"{kind} {id_}: {len(trials)} {'trials' if kind == Kind.SEARCH else 'runs'}: {counts}"
+    what = "trials" if kind == Kind.SEARCH else "runs"
+    yield f"{kind} {id_}{other}: {len(trials)} {what}: {counts}"
     if kept := sum(trial.kept is not None for trial in trials):
         yield f"  kept: {kept} of them, of earlier studies"
     best = min(trials, key=_value, default=None)

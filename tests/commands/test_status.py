@@ -77,8 +77,9 @@ def test_a_lease_that_ran_out_is_told(tiny: Sweep, monkeypatch: pytest.MonkeyPat
 def test_a_study_of_another_space_has_no_budget(tiny: Sweep) -> None:
     tiny.ledger.open_study("tiny-other", "tiny", "search", {})
     *_, other, disk = status_text(tiny.root, Machine(tracking="none"), None, []).splitlines()
-    assert (
-        other == "search tiny-other: 0 trials: 0 running, 0 complete, 0 pruned, 0 paused, 0 failed"
+    assert other == (
+        "search tiny-other, of other settings than the file's: 0 trials: 0 running, 0 complete,"
+        " 0 pruned, 0 paused, 0 failed"
     )
     assert disk == "  disk: 0.0 MB of checkpoints, weights and logs"
 
