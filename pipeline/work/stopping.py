@@ -112,14 +112,16 @@ def ends_at(until: datetime | None, title: str) -> Iterator[None]:
         yield
         return
     rang: list[int] = []
+    over = False
 
     def ring(number: int, _: object) -> None:
-        rang.append(number)
-        raise KeyboardInterrupt  # which no code takes for its own failure
+        if not over:
+            rang.append(number)
+            raise KeyboardInterrupt  # which no code takes for its own failure
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, left, AGAIN_SECONDS)
     try:
+        signal.setitimer(signal.ITIMER_REAL, left, AGAIN_SECONDS)
         yield
     except KeyboardInterrupt:
         if not rang:
@@ -129,6 +131,7 @@ def ends_at(until: datetime | None, title: str) -> Iterator[None]:
             " same command goes on"
         ) from None
     finally:
+        over = True  # an alarm from here on would leave the timer on
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

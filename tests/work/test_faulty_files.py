@@ -187,8 +187,12 @@ FILES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         LIKELIHOOD_FILE,
         lambda s: {"likelihood": LIKELIHOOD.replace(CONSTANT, f"{CONSTANT}        {s}\n"),
                    "family": "mlp"}),
-    "metrics": (METRICS_FILE, lambda s: {"metrics": f"{MEASURE}    return 1.0\n{s}\n"}),
-    "a metric": (METRICS_FILE, lambda s: {"metrics": f"{MEASURE}    {s}\n    return 1.0\n"}),
+    "metrics": (
+        METRICS_FILE,
+        lambda s: {"metrics": f"{MEASURE}    return 1.0\n{s}\n", "family": "mlp"}),
+    "a metric": (
+        METRICS_FILE,
+        lambda s: {"metrics": f"{MEASURE}    {s}\n    return 1.0\n", "family": "mlp"}),
 }  # fmt: skip
 
 

@@ -86,6 +86,24 @@ def test_a_deadline_outlasts_the_time_for_code_of_your_own(monkeypatch: pytest.M
         time.sleep(60)
 
 
+def test_a_deadline_that_passes_as_its_block_ends_leaves_no_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = signal.setitimer
+
+    def late(which: int, seconds: float, again: float = 0.0) -> None:
+        if not seconds:
+            signal.raise_signal(signal.SIGALRM)
+        real(which, seconds, again)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    before = signal.getsignal(signal.SIGALRM)
+    with ends_at(now() + timedelta(hours=2), "evaluate tiny"):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_a_deadline_that_python_has_dropped_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does where it passes within a callback or a `__del__`."""
     monkeypatch.setattr(stopping, "AGAIN_SECONDS", 0.01)
