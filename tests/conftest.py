@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from desk import Desk
-from ledgers import close_opened, named
+from ledgers import named
 from postgres import Postgres
 
 from pipeline.study.storage import engine, ledger
@@ -58,13 +58,6 @@ def signals_as_before() -> Iterator[None]:
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Ledgers that tests have opened by `open_ledger`."""
-    yield
-    close_opened()
 
 
 @pytest.fixture

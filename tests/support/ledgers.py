@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.study.storage.ledger import Ledger
-
-_opened: list[Ledger] = []
 
 
 class LedgerConnection(sqlite3.Connection):
@@ -17,15 +16,10 @@ class LedgerConnection(sqlite3.Connection):
 
 
 def open_ledger(url: str) -> Ledger:
-    """Is closed after the test; who uses it later connects anew."""
+    """Is closed when nobody has it any more: some tests open one at every look."""
     ledger = Ledger(url)
-    _opened.append(ledger)
+    weakref.finalize(ledger, ledger._engine.dispose)
     return ledger
-
-
-def close_opened() -> None:
-    while _opened:
-        _opened.pop().close()
 
 
 def named(engine: sa.Engine) -> sa.Engine:
