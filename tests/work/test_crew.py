@@ -245,8 +245,9 @@ def test_at_its_deadline_a_search_stops_as_if_it_were_asked_to(tmp_path: Path) -
     with no_one_left(command):
         assert command.wait(120) == 130
     assert re.fullmatch(
-        r"search tiny: stopped at .*, its time limit, with \d+ of 100000 trials finished; nothing"
-        r" is lost: the same command goes on",
+        # on a busy machine it may not have begun by then
+        r"search tiny: stopped at .*, its time limit(, with \d+ of 100000 trials finished)?;"
+        r" nothing is lost: the same command goes on",
         endless.errors.splitlines()[-1],
     )
     assert endless.held() == []
