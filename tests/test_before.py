@@ -77,7 +77,8 @@ class TestLedger:
         assert forks in done.stderr.splitlines()[0]
         assert ends(clone, SEARCH) == before
         shown = pipeline(clone, "status", "old").stdout
-        assert f"search {SEARCH}: 8 trials: 0 running, 2 complete, 3 pruned, 0 paused" in shown
+        old = f"search {SEARCH}, of other settings than the file's: 8 trials: 0 running, 2 complete"
+        assert f"{old}, 3 pruned, 0 paused" in shown
 
 
 class TestIdentity:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipeline.study.storage.database import Database
-from pipeline.study.storage.engine import clock, milliseconds
+from pipeline.study.storage.engine import clock, insert, milliseconds
 from pipeline.study.storage.schema import JOBS, STUDIES, WORKERS
 
 CANCEL = "cancel"  # save, give back the lease, and leave for good
@@ -126,9 +126,9 @@ def keep_job(ledger: Database, id_: str, sweep: str, content: str) -> None:
     """Keeps what workers are to do; what was kept under this id before is replaced."""
 
     def write(db: sa.Connection) -> None:
-        db.execute(sa.delete(JOBS).where(JOBS.c.id == id_))
-        row = {"id": id_, "sweep": sweep, "kept_ms": milliseconds(clock(db)), "content": content}
-        db.execute(sa.insert(JOBS).values(row))
+        new = {"sweep": sweep, "kept_ms": milliseconds(clock(db)), "content": content}
+        row = insert(db, JOBS).values(id=id_, **new)  # one statement: hosts keep the same at once
+        db.execute(row.on_conflict_do_update(index_elements=[JOBS.c.id], set_=new))
 
     ledger.write(write)
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import sqlalchemy as sa
+from crews import eventually
 from desk import STUDY, Desk, curve
 
 from pipeline.study.storage import ledger as ledger_module
 from pipeline.study.storage import workers as workers_module
+from pipeline.study.storage.database import Database
+from pipeline.study.storage.engine import open_storage
+from pipeline.study.storage.schema import JOBS
 from pipeline.study.storage.workers import (
     CANCEL,
     PAUSE,
@@ -85,6 +92,21 @@ def test_a_job_is_found_by_its_id_and_the_latest_by_its_sweep(
         "3",
         None,
     ]
+
+
+def test_hosts_that_keep_one_job_at_once_do_not_collide(postgres_storage: str) -> None:
+    """Two that begin the same search: the second waits for the first, and writes the same."""
+    ledger, engine = Database(postgres_storage), open_storage(postgres_storage)
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as pool, engine.connect() as first:
+        first.execute(sa.insert(JOBS).values(id="j", sweep="tiny", kept_ms=1, content="of a"))
+        second = pool.submit(keep_job, ledger, "j", "tiny", "of b")
+        eventually(lambda: ledger.read(lambda db: db.execute(waiting).scalar()) == 1, "a lock")
+        first.commit()
+        second.result()
+    assert find_job(ledger, "j") == "of b"
+    ledger.close()
+    engine.dispose()
 
 
 def test_who_renews_without_a_row_is_told_nothing(desk: Desk) -> None:
