@@ -174,9 +174,7 @@ def _as_before_unless_done(paths: Paths) -> Iterator[AbstractContextManager[None
 
     with put_back():
         (aside / OWNER).write_text(owner_name(os.getpid()))
-        (aside / UNFINISHED).mkdir()
-        for place in filter(Path.exists, _places(paths)):
-            _copy(place, aside / UNFINISHED / place.name)
+        _put_aside(paths, aside / UNFINISHED)
         (aside / UNFINISHED).rename(kept)
         yield put_back()
     _drop(kept)
@@ -186,11 +184,33 @@ def _places(paths: Paths) -> list[Path]:
     return [*map(paths.stage, STAGES), paths.settings, paths.budget]
 
 
-def _put_back(paths: Paths, kept: Path) -> None:
-    """Nothing if there was no report, or if there is another one by now, as another host's."""
+def _put_aside(paths: Paths, folder: Path) -> None:
+    """Copies what another command at work has put aside, as outputs may be half-way its own by
+    now; else the outputs."""
+    for other in paths.state.glob(f"{ASIDE}*/{paths.name}"):
+        if _stands_since(paths, other):
+            try:
+                _copy(other, folder)
+                return
+            except OSError:
+                if other.exists():
+                    raise
+                shutil.rmtree(folder)  # it has ended meanwhile
+    folder.mkdir()
+    for place in filter(Path.exists, _places(paths)):
+        _copy(place, folder / place.name)
+
+
+def _stands_since(paths: Paths, kept: Path) -> bool:
+    """Whether the report is the one that was put aside."""
     records = [kept / "render" / RECORD, paths.render / RECORD]
     made = is_made(paths, "render") and all(record.exists() for record in records)
-    if made and records[0].read_bytes() == records[1].read_bytes():
+    return made and records[0].read_bytes() == records[1].read_bytes()
+
+
+def _put_back(paths: Paths, kept: Path) -> None:
+    """Nothing if there was no report, or if there is another one by now, as another host's."""
+    if _stands_since(paths, kept):
         for place in _places(paths):
             copy = kept / place.name
             if copy.is_dir():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +31,7 @@ from pipeline.work.budget_by_deadline import Reserve, crowding
 
 STAGES = ("settings", "prepare", "search", "retrain", "evaluate", "render")
 LATER = "2h"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -199,6 +203,30 @@ def test_what_could_not_be_put_back_is_by_the_next_command(
     (owner,) = (tiny.runs / "state").glob("aside-*/.owner")
     owner.write_text(f"{owner.read_text()}0")  # it has ended
     assert tiny.give(*command, (now() - timedelta(seconds=1)).isoformat())[0] == 130
+    assert outputs(tiny) == before
+    assert not list((tiny.runs / "state").glob("aside-*"))
+
+
+def test_of_two_at_once_the_later_puts_back_what_was_before_the_earlier(tiny: Worked) -> None:
+    """It has begun while outputs were those of the earlier one, half-way."""
+    before = outputs(tiny)
+    code = (
+        "import sys; from pathlib import Path; from pipeline.paths import Paths;"
+        "from pipeline.commands.run_by_deadline import _as_before_unless_done as aside\n"
+        "with aside(Paths(Path.cwd(), 'tiny')): print(flush=True); sys.stdin.read(); sys.exit(1)"
+    )
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tiny.root, env=environment, **pipes) as earlier:
+        earlier.stdout.readline()
+        for stage in ("search", "retrain"):
+            shutil.rmtree(tiny.runs / "tiny" / stage)
+        with subprocess.Popen(command, cwd=tiny.root, env=environment, **pipes) as later:
+            later.stdout.readline()
+            earlier.communicate()
+            assert outputs(tiny) == before
+            later.communicate()
     assert outputs(tiny) == before
     assert not list((tiny.runs / "state").glob("aside-*"))
 
