@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import typer
 
 from pipeline.commands.verbs import app
-from pipeline.errors import Interrupted, UserError, of_the_disk
+from pipeline.errors import Interrupted, UserError, of_the_disk, stop_here
 from pipeline.paths import is_text
 
 READER_LEFT = 128 + 13  # SIGPIPE
@@ -22,6 +23,8 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 a bug, 2 input or disk, 75 skipped, 130
     interrupted, 141 the reader of its output has left (`| head`), as a shell counts it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop_here)
     try:
         if foreign := [word for word in sys.argv[1:] if not is_text(word)]:
             raise UserError(f"what is typed must be UTF-8, but got {foreign[0]!r:.80}: rename it")

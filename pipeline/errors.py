@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import NoReturn
 
 # Of an OSError: one line too, and exit code 2.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -36,6 +37,19 @@ class Interrupted(Exception):
 
 class OutOfTime(Interrupted):
     """Stopped by a deadline, and by nothing else."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal or an alarm in the midst of anything; no code takes it for its own failure.
+
+    Where KeyboardInterrupt itself is raised in code that Python runs from a string, as named tuples
+    and data classes are made, `python -m` ends by SIGINT, whatever exit code it is given.
+    """
+
+
+def stop_here(*_: object) -> NoReturn:
+    """Raises Stopped; it may be the handler of a signal."""
+    raise Stopped
 
 
 def of_the_disk(error: OSError) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, stop_here
 from pipeline.paths import Paths
 from pipeline.results.record import is_made
 from pipeline.settings.machine import Machine, load_machine
@@ -68,7 +68,7 @@ def work(
                 device = granted(device, lambda: _leaves(told, ledger, presence))
                 if device == IDLE:
                     return INTERRUPTED if told.leave else 0
-                told.then = _leave_at_once  # it holds nothing, and to import torch may take long
+                told.then = stop_here  # it holds nothing, and to import torch may take long
                 if told.leave:
                     return INTERRUPTED
                 worker = Worker(job, ledger, root, device, slot, only, presence)
@@ -85,10 +85,6 @@ def work(
         first = (str(error).splitlines() or [""])[0]
         print(f"{type(error).__name__}: {first}", file=sys.stderr, flush=True)
         return code
-
-
-def _leave_at_once() -> None:
-    raise KeyboardInterrupt
 
 
 def _leaves(told: Told, ledger: Ledger, presence: Presence) -> bool:

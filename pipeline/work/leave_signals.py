@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.errors import Stopped
+
 # TERM: kill, and what clusters send before the end. USR1, USR2: what they can be told to send.
 # HUP: a closed terminal.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -23,7 +25,7 @@ class Told:
         self.then()
         outages = sys.modules.get("pipeline.study.storage.outages")  # late: it imports sqlalchemy
         if outages and outages.is_waiting():  # nobody would look at it
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 def listen(*, alone: bool) -> Told:

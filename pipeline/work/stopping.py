@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from pipeline.errors import OutOfTime
+from pipeline.errors import OutOfTime, Stopped
 from pipeline.settings import deadline
 from pipeline.study.storage.outages import is_waiting
 
@@ -36,14 +36,14 @@ class Stop:
         """Takes a signal. The deadline itself is no one's second request, whenever it passes.
 
         Nor is a second hang-up: a closed terminal sends one by its shell and one by the kernel.
-        Raises KeyboardInterrupt where nobody looks at it: while the storage is waited for.
+        Raises Stopped where nobody looks at it: while the storage is waited for.
         """
         if number == signal.SIGHUP in self.signals:
             return
         self._twice = self._twice or self.asked
         self.signals.append(number)
         if is_waiting():
-            raise KeyboardInterrupt
+            raise Stopped
 
     def ring(self, alarm: Callable[[int, None], object]) -> None:
         """Takes the alarm of `ends_at`, which is given on where nobody looks at it."""
@@ -117,13 +117,13 @@ def ends_at(until: datetime | None, title: str) -> Iterator[None]:
     def ring(number: int, _: object) -> None:
         if not over:
             rang.append(number)
-            raise KeyboardInterrupt  # which no code takes for its own failure
+            raise Stopped
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, left, AGAIN_SECONDS)
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Stopped or Ctrl-C
         if not rang:
             raise
         raise OutOfTime(

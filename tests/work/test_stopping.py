@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,8 @@ from pipeline.settings import deadline
 from pipeline.settings.deadline import now
 from pipeline.work import stopping
 from pipeline.work.stopping import ends_at, stop_requests
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -115,6 +121,48 @@ def test_a_deadline_that_python_has_dropped_comes_again(monkeypatch: pytest.Monk
 
     with pytest.raises(OutOfTime), ends_at(now() + timedelta(seconds=0.01), "evaluate tiny"):
         evaluate()
+
+
+AT_WORK = """
+import signal
+from datetime import timedelta
+from pipeline.errors import OutOfTime
+from pipeline.settings.deadline import now
+"""
+BY_DEADLINE = f"""{AT_WORK}
+from pipeline.work.stopping import ends_at
+try:
+    with ends_at(now() + timedelta(seconds=0.1), "search tiny"):
+        exec("while True: pass")
+except OutOfTime:
+    raise SystemExit(130)
+"""
+BY_CTRL_C = f"""{AT_WORK}
+from pipeline import __main__ as command
+command.app = lambda **_: exec("while True: signal.raise_signal(signal.SIGINT)", globals())
+command.main()
+"""
+OF_A_WORKER = f"""{AT_WORK}
+from pipeline.errors import stop_here
+from pipeline.work.leave_signals import listen
+told = listen(alone=True)
+told.then = stop_here
+try:
+    exec("while True: signal.raise_signal(signal.SIGTERM)")
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize("program", [BY_DEADLINE, BY_CTRL_C, OF_A_WORKER])
+def test_what_ends_in_code_that_is_run_from_a_string_has_its_exit_code(
+    program: str, tmp_path: Path
+) -> None:
+    """As imports are, which make data classes; Python would end by SIGINT instead."""
+    (tmp_path / "program.py").write_text(program)
+    path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    done = subprocess.run([sys.executable, "-m", "program"], env={**os.environ, **path})
+    assert done.returncode == 130
 
 
 def test_ctrl_c_is_no_deadline_and_what_begins_after_one_has_none() -> None:
