@@ -125,10 +125,10 @@ def _run(file: str, sha256: str, text: str) -> ModuleType:
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": _importer(file)}
     try:
         specification.loader.exec_module(module)
-    except UserError:
+    except (UserError, KeyboardInterrupt, _NoAnswer):
         del sys.modules[name]
         raise
-    except (Exception, SystemExit) as error:  # a script that ends by itself would end us, too
+    except BaseException as error:  # a script that ends by itself would end us, too
         del sys.modules[name]
         raise UserError(f"{file}: {where(error, f'{file}:')}: correct it") from error
     return module

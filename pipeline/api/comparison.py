@@ -132,7 +132,7 @@ def compare(sweeps: Sequence[Sweep]) -> Comparison:
 
 def _entry(sweep: Sweep) -> Entry:
     space, paths = sweep.as_made, sweep.paths
-    open_inputs("render", space, paths)  # all of one making
+    open_inputs("render", space, paths, "compare")  # all of one making
     manifest, winner = read_json(paths.manifest), read_json(paths.winner)
     seeds = len(winner["values_nelbo_nats"])
     return Entry(

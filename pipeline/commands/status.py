@@ -97,7 +97,8 @@ def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None, other: str
     trials, now = ledger.trials(id_), ledger.now()
     counts = ", ".join(f"{sum(t.state == s for t in trials)} {s}" for s in State)
     what = "trials" if kind == Kind.SEARCH else "runs"
-    yield f"{kind} {id_}{other}: {len(trials)} {what}: {counts}"
+    place = f" {watches.index(watch)}," if watch and kind == Kind.CANDIDATE else ""
+    yield f"{kind}{place} {id_}{other}: {len(trials)} {what}: {counts}"
     if kept := sum(trial.kept is not None for trial in trials):
         yield f"  kept: {kept} of them, of earlier studies"
     best = min(trials, key=_value, default=None)
@@ -113,10 +114,10 @@ def _study(ledger: Ledger, id_: str, kind: Kind, stage: Stage | None, other: str
     if watch and kind == Kind.SEARCH and len(watch.space.search.pauses) > 1:
         yield f"  rungs: {_rungs(watch)}"
     if stage and watch and kind == Kind.CANDIDATE:
-        place = watches.index(watch)
-        if look := stage.race.dropped.get(place):
+        number = watches.index(watch)
+        if look := stage.race.dropped.get(number):
             yield f"  race: dropped after {look.epoch} epochs"
-        if any(ask.candidate == place for ask in stage.race.missing):
+        if any(ask.candidate == number for ask in stage.race.missing):
             yield f"  budget: {_left(trials, watch, stage)}"
     elif stage and watch and not stage.is_over:
         yield f"  budget: {_left(trials, watch, stage)}"

@@ -86,7 +86,8 @@ def _folder(path: Path, data: Data) -> Images:
     train, test = image_files(path)
     height, width, channels = read_image(train[0][0], data).shape
     count, classes = len(train), len({label for _, label in train})
-    note = f"{count:,} in {classes} classes at {path}, the first {channels}×{height}×{width}"
+    kinds = "class" if classes == 1 else "classes"
+    note = f"{count:,} in {classes} {kinds} at {path}, the first {channels}×{height}×{width}"
     return Images(note, count, len(test), (channels, height, width))
 
 

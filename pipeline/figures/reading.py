@@ -1,8 +1,9 @@
 """How to read every figure: a line or two under each in the report, and docs/report.md."""
 
 READING = {
-    "samples": "Check that they look as you expect: the right way up, the right classes, ink bright"
-    " on dark. What is wrong here is wrong everywhere.",
+    "samples": "Check that they look as you expect: the right way up, in the right colours and"
+    " classes, what matters brighter than what does not (drawn digits: ink bright on dark). What is"
+    " wrong here is wrong everywhere.",
     "history": "The step line is the best so far. If it is still falling at the right edge, more"
     " trials pay; if it has been flat for half of them, they do not.",
     "intermediate": "Complete curves that still fall at their right end want more epochs a trial."

@@ -233,8 +233,10 @@ def statements(space: Space, inputs: Inputs) -> dict[str, str]:
 def _reproduce(space: Space, inputs: Inputs) -> str:
     return "\n".join(
         [
-            markup.paragraph("In the project's folder, either of:"),
-            markup.commands(["dvc repro", f"python -m pipeline run {space.name}"]),
+            markup.paragraph("In the project's folder; the latter if params.yaml names the sweep:"),
+            markup.commands(
+                [f"python -m pipeline run {space.name}", f"dvc repro render@{space.name}"]
+            ),
             markup.table(
                 ["", ""],
                 [

@@ -124,13 +124,13 @@ def is_current(stage: str, space: Space, paths: Paths) -> bool:
     return made and _first_difference(record.settings, settings_of(space)) is None
 
 
-def open_inputs(stage: str, space: Space, paths: Paths) -> dict[str, str]:
+def open_inputs(stage: str, space: Space, paths: Paths, reader: str = "") -> dict[str, str]:
     """Checks all that a stage reads: whole, made from each other, and with the settings of `space`.
 
-    Returns the SHA-256 of the record of each of its inputs. Raises UserError, naming the earliest
-    stage to run again.
+    `reader` is who reads what the stage reads. Returns the SHA-256 of the record of each of its
+    inputs. Raises UserError, naming the earliest stage to run again.
     """
-    now, title = settings_of(space), f"{stage} {paths.name}"
+    now, title = settings_of(space), f"{reader or stage} {paths.name}"
     for earlier in (each for each in _chain(stage) if each != stage):
         again = f"run `python -m pipeline {earlier} {paths.name}` first"
         record = read_record(paths, earlier)

@@ -42,8 +42,11 @@ def lag_line(root: Path, space: Space, machine: Machine, ledger: Ledger) -> str:
     lacks |= {key for key in keys if sent[key].status == "RUNNING" and not sent[key].deleted}
     if not lacks:
         if db:
-            return f"MLflow has all {len(marks)} runs of {space.name}"
-        return f"MLflow was sent all {len(marks)} runs of {space.name} (the server is not asked)"
+            return f"MLflow has all {len(marks)} runs of {space.name}'s present settings"
+        return (
+            f"MLflow was sent all {len(marks)} runs of {space.name}'s present settings (the server"
+            " is not asked)"
+        )
     return (
         f"MLflow lacks {epochs} epochs, {len(lacks)} of {len(marks.keys() | lacks)} runs of"
         f" {space.name} are not up to date: `python -m pipeline sync {space.name}`, unless the"

@@ -75,22 +75,29 @@ class Progress:
                     running.append(part)
                     self._rests[part.study, part.trial] = False
                 elif (part.study, part.number) not in self._finished:
-                    self._take(watch.study, part)
+                    self._take(part)
         if self._at_start is None:
             self._at_start, self._epochs_at_start = self._done(), self._epochs()
         if self._console.is_terminal:
             self._live.update(self._table(running), refresh=True)
 
-    def _take(self, study: Study, part: Part) -> None:
-        self._finished[study.id, part.number] = part
-        self._rests[study.id, part.trial] = True
+    def _take(self, part: Part) -> None:
+        self._finished[part.study, part.number] = part
+        self._rests[part.study, part.trial] = True
         if not self._console.is_terminal and self._at_start is not None:
             self._console.print(
-                f"{self._title}: {self._done()}/{self._budget()} {_label(study, part)}"
+                f"{self._title}: {self._done()}/{self._budget()} {self._label(part)}"
                 f" {_outcome(part)}; best {self._best()}; {self._eta()}",
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _label(self, part: Part) -> str:
+        """A candidate by its place in the ranking, as in the report."""
+        place = [study.id for study in self._studies].index(part.study)
+        if self._studies[place].kind == Kind.SEARCH:
+            return f"trial {part.trial}"
+        return f"candidate {place} seed {part.trial}"
 
     def _done(self) -> int:
         """How many trials nobody is at work on; a paused one may go on."""
@@ -145,19 +152,13 @@ class Progress:
         hidden = max(0, len(self._finished) - max(0, ROWS - len(running)))
         recent = list(self._finished.values())[hidden:]
         for part in [*running, *reversed(recent)]:
-            table.add_row(*_row(by_id[part.study], part))
+            table.add_row(self._label(part), *_row(by_id[part.study], part))
         head = Text(
             f"{self._title}  {self._done()}/{self._budget()} finished  best {self._best()}"
             f"  {self._eta()}",
             style="bold",
         )
         return Group(head, Text(self._note, style="yellow"), table)
-
-
-def _label(study: Study, part: Part) -> str:
-    if study.kind == Kind.SEARCH:
-        return f"trial {part.trial}"
-    return f"candidate {study.id.rsplit('-', 1)[1][:6]} seed {part.trial}"
 
 
 def _outcome(part: Part) -> str:
@@ -173,7 +174,6 @@ def _row(study: Study, part: Part) -> list[str]:
     value = (part.result or last).get("nelbo_nats")
     parameters = part.parameters if study.kind == Kind.SEARCH else {}
     return [
-        _label(study, part),
         part.state,
         f"{len(part.curve)}/{part.until or study.epochs}",
         f"{value:.2f}" if value is not None else "",

@@ -214,13 +214,13 @@ def test_the_lag_counts_runs_and_epochs_that_were_not_sent(desk: Desk, store: St
 
     assert "lacks 3 epochs, 2 of 2 runs" in lag()
     store.mirror().sync("tiny", whole_runs(desk))
-    assert lag() == "MLflow has all 2 runs of tiny"
+    assert lag() == "MLflow has all 2 runs of tiny's present settings"
     desk.ledger.report(lease, curve(2))
     assert "lacks 2 epochs, 1 of 2 runs" in lag()
     store.mirror().sync("tiny", live(desk).changes())  # and is killed, as the worker is
     assert "lacks 0 epochs, 2 of 3 runs" in lag()
     store.mirror().sync("tiny", whole_runs(desk))
-    assert lag() == "MLflow has all 2 runs of tiny"
+    assert lag() == "MLflow has all 2 runs of tiny's present settings"
     desk.paths.mlflow_db.unlink()
     assert "lacks 5 epochs, 2 of 2 runs" in lag()
 
@@ -266,7 +266,7 @@ def test_where_a_checkout_was_moved_nobody_is_sent_to_a_sync_that_is_refused(
     )
     desk.paths.mlflow_db.unlink()
     store.mirror().sync("tiny", whole_runs(desk))
-    assert lag() == "MLflow has all 1 runs of tiny"
+    assert lag() == "MLflow has all 1 runs of tiny's present settings"
 
 
 def test_the_lag_counts_an_evaluation_that_was_not_sent(desk: Desk, store: Store) -> None:

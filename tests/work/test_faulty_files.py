@@ -334,15 +334,24 @@ def test_check_and_search_refuse_it(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "state" / "studies").exists()
 
 
-def test_a_file_that_ends_the_process_is_refused_by_commands(tmp_path: Path) -> None:
-    """As a script does; the command would have ended with exit code 0 and without a word."""
-    space_of(tmp_path, EXAMPLE + "\nraise SystemExit(0)\n")
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("import pytest; pytest.skip('no GPU', allow_module_level=True)", "Skipped: no GPU"),
+    ],
+)
+def test_a_file_that_ends_the_process_is_refused_by_commands(
+    tmp_path: Path, end: str, said: str
+) -> None:
+    """As a script or a test does; the command would have ended without a word, or with many."""
+    space_of(tmp_path, f"{EXAMPLE}\n{end}\n")
     (tmp_path / "machine.yaml").write_text("device: cpu\n")
     for command in ("check", "prepare", "search"):
         done = pipeline(tmp_path, command, "own")
         assert done.returncode == (0 if command == "prepare" else 2), done.stderr
     line = len(EXAMPLE.splitlines()) + 2
-    assert f"{FILE}: line {line}: SystemExit: 0: correct it" in done.stderr
+    assert f"{FILE}: line {line}: {said}: correct it" in done.stderr
 
 
 def test_the_source_of_a_likelihood_is_part_of_what_is_compared(tmp_path: Path) -> None:

@@ -241,6 +241,8 @@ def _explain(context: sa.engine.ExceptionContext) -> None:
 
 def masked(url: sa.URL) -> str:
     """The URL as a person writes it, without passwords, wherever in it they stand."""
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{url.database}"
     secrets = [key for key in url.query if "password" in key.lower()]
     plain = url.difference_update_query(secrets).set(drivername=url.get_backend_name())
     return plain.render_as_string(hide_password=True)
