@@ -28,7 +28,7 @@ from pipeline.work.causes import MOVES, exit_code
 from pipeline.work.job import Job, check_code, open_job
 from pipeline.work.leave_signals import Told
 from pipeline.work.owners import owner_name
-from pipeline.work.slurm import granted_device, release_predecessors, task_id
+from pipeline.work.slurm_task import granted_device, release_predecessors, task_id
 from pipeline.work.worker import INTERRUPTED, Worker
 
 WRONG = 2

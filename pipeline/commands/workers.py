@@ -34,7 +34,7 @@ def tell(root: Path, machine: Machine, name: str, what: str | None) -> str:
             raise UserError(f"the ledger has no study of {name}: see `python -m pipeline status`")
         wish(ledger, name, what)
         if what == CANCEL and machine.slurm:
-            cancel_waiting(jobs(ledger, name))
+            cancel_waiting(jobs(ledger, name), ledger)
         there = _there(ledger, name)
     count = f"{name}: {len(there)} worker{'s' * (len(there) != 1)}"
     return SAID[what].format(count, name)

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.seeds import digest
 from pipeline.settings.machine import Machine
 from pipeline.settings.machine import Slurm as Settings
-from pipeline.study.storage.ledger import Ledger
-from pipeline.study.storage.workers import Present, send_away, workers
-from pipeline.work.causes import CRASHES
+from pipeline.study.storage.ledger import LEASE_SECONDS, Ledger
+from pipeline.study.storage.workers import CANCEL, Present, send_away, workers
 from pipeline.work.job import Job
 from pipeline.work.pool import WRONG_INPUT, WorkersKeepDying
 
@@ -29,10 +29,10 @@ SCRIPT = Path(__file__).with_name("worker.sbatch")
 LOOK_SECONDS = 5.0  # between two questions to the controller
 ANSWER_SECONDS = 60.0
 NO_CHECKOUT = 78  # of the script
-TASK = "PIPELINE_TASK"  # of a worker's environment: the script's, which has one at a time
 OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
         "TIMEOUT"}  # fmt: skip
 WELL = {"CANCELLED", "COMPLETED"}
+COMPLETING = "COMPLETING"  # over, or about to be requeued
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Array:
     _id: str = ""
     _alive: int = 0
     _asked: float = field(default=-LOOK_SECONDS)
+    _ends: bool = False  # whether it was found on its way out: then another one follows it
+    _ending: dict[str, float] = field(default_factory=dict)  # tasks that are, since when
 
     @property
     def _settings(self) -> Settings:
@@ -67,8 +69,9 @@ class Array:
 
     def start(self) -> None:
         """Finds the job's array at work or submits one. Raises UserError."""
-        arrays = _arrays(self.job.id)
+        arrays = _arrays(self.job.id, self.ledger)
         self._id = arrays[-1] if arrays else self._submit()
+        self._ends = bool(arrays) and not self._goes_on(self._tasks())
         self._alive = self.count
 
     def alive(self) -> int:
@@ -86,13 +89,18 @@ class Array:
             return self._alive
         self._alive = sum(task.state not in OVER for task in tasks)
         self.note = f"Slurm job {self._id}: {_summary(tasks)}"
-        self._send_zombies_away({task.index for task in tasks if task.state not in OVER})
-        self._look_at_failures([task for task in tasks if task.state in OVER - WELL])
+        self._send_zombies_away({task.index for task in tasks if not self._is_lost(task)})
+        self._ends = self._ends and not self._goes_on(tasks)
+        if self._ends and not self._alive:
+            self._id, self._ends, self._alive = self._submit(), False, self.count
+        elif not self._ends:
+            self._look_at_failures([task for task in tasks if task.state in OVER - WELL])
         self._asked = time.monotonic()
         return self._alive
 
     def stop(self) -> None:
         """Asks all to finish their epoch and leave for good."""
+        self._ends = False
         self._cancel("--state=PENDING")
         self._cancel("--batch", f"--signal={signal.SIGUSR2.name.removeprefix('SIG')}")
         self._asked = -LOOK_SECONDS
@@ -104,6 +112,23 @@ class Array:
     def _cancel(self, *how: str) -> None:
         if self._id:
             _ask("scancel", *how, self._id)
+
+    def _goes_on(self, tasks: list[Task]) -> bool:
+        """Whether not all of them are about to leave for good, as after `cancel` or scancel."""
+        last = {row.slurm: row for row in self._rows()}
+        told = {task for task, row in last.items() if row.code is None and row.wish == CANCEL}
+        return any(
+            task.state == "PENDING" or f"{self._id}_{task.index}" not in told
+            for task in tasks
+            if task.state not in OVER | {COMPLETING}
+        )
+
+    def _is_lost(self, task: Task) -> bool:
+        """Whether the task is over, or ends for so long that its node may be out of reach."""
+        since = self._ending.setdefault(task.index, time.monotonic())
+        if task.state != COMPLETING:
+            del self._ending[task.index]
+        return task.state in OVER or time.monotonic() - since > LEASE_SECONDS / 3
 
     def _submit(self) -> str:
         settings, program = self._settings, Path(sys.executable)
@@ -118,7 +143,8 @@ class Array:
             "PIPELINE_STORAGE": self.machine.storage or "",
             "PIPELINE_DEVICE": device,
         }
-        options = [f"--array=0-{self.count - 1}", f"--job-name={self.job.id}", "--parsable",
+        name = _name(self.job.id, self.ledger)
+        options = [f"--array=0-{self.count - 1}", f"--job-name={name}", "--parsable",
                    f"--signal=B:USR1@{settings.notice}", *settings.sbatch]  # fmt: skip
         checkout = settings.checkout or str(self.root)
         answer = _slurm("sbatch", *options, str(SCRIPT), self.job.id, checkout, env=environment)
@@ -171,9 +197,9 @@ class Array:
         return int(codes[-1].removeprefix("ExitCode=").partition(":")[0]) if codes else None
 
 
-def cancel_waiting(jobs: list[str]) -> None:
+def cancel_waiting(jobs: list[str], ledger: Ledger) -> None:
     """Takes back those workers of these jobs that Slurm has not started. Raises UserError."""
-    for array in (array for job in jobs for array in _arrays(job)):
+    for array in (array for job in jobs for array in _arrays(job, ledger)):
         _ask("scancel", "--state=PENDING", array)
 
 
@@ -187,49 +213,15 @@ def refusal(machine: Machine) -> str:
     return _last(done.stderr) if done.returncode else ""
 
 
-def task_id() -> str | None:
-    """This process's Slurm job, JOB or JOB_TASK; None outside of Slurm."""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+def _name(job: str, ledger: Ledger) -> str:
+    """Of a job's arrays: another checkout's with another storage are not ours."""
+    return f"{job}-{digest(ledger.address)[:6]}"
 
 
-def release_predecessors(ledger: Ledger, sweep: str, task: str, after: int | None) -> None:
-    """Frees what earlier workers of this task hold, if our job script has started this one: it has
-    never two at work. In a job of somebody's own there may be many, beside each other.
-
-    `after` is how the last one ended, if the job script has seen it: a crash is a strike against
-    the trial. A task that was requeued may have a zombie on a lost node, which is told to leave.
-    """
-    if os.environ.get(TASK) != task:
-        return
-    crashed = after is not None and after - 128 in CRASHES
-    for row in workers(ledger, sweep):
-        if row.slurm == task and row.code is None:
-            send_away(ledger, row.owner)
-            ledger.release(row.owner, blameless=not crashed)
-
-
-def granted_device(device: str) -> str:
-    """What a worker may compute on: under Slurm only a GPU that it has granted.
-
-    Raises UserError for one that was asked for and is not granted.
-    """
-    if task_id() is None or os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return device
-    if device == "auto":
-        return "cpu"
-    if device.startswith("cuda"):
-        raise UserError(
-            f"device {device} is asked for, but Slurm has granted no GPU (CUDA_VISIBLE_DEVICES is"
-            " not set): set `slurm.gres` in machine.yaml, such as gpu:1, or `device: cpu`"
-        )
-    return device
-
-
-def _arrays(job: str) -> list[str]:
+def _arrays(job: str, ledger: Ledger) -> list[str]:
     """Slurm's own numbers of a job's arrays. Raises UserError."""
-    return sorted(set(_slurm("squeue", "--me", "-h", "-n", job, "-o", "%F").split()), key=int)
+    found = _slurm("squeue", "--me", "-h", "-n", _name(job, ledger), "-o", "%F")
+    return sorted(set(found.split()), key=int)
 
 
 def _summary(tasks: list[Task]) -> str:
@@ -264,6 +256,7 @@ def _ask(*command: str, env: dict[str, str] | None = None) -> subprocess.Complet
             capture_output=True,
             text=True,
             timeout=ANSWER_SECONDS,
+            start_new_session=True,  # Ctrl-C on the terminal is ours to handle
         )
     except FileNotFoundError:
         raise UserError(

@@ -45,6 +45,11 @@ class Database:
         other._first = save
         return other
 
+    @property
+    def address(self) -> str:
+        """Its URL, without passwords."""
+        return masked(self._engine.url)
+
     def now(self) -> float:
         """The time in seconds on the clock that leases are measured by."""
         return self.read(clock)
@@ -74,7 +79,7 @@ class Database:
     def _persist(self, work: Callable[[], T]) -> T:
         return keep_trying(
             work,
-            masked(self._engine.url),
+            self.address,
             seconds=self._patience,
             first=self._first,
             blocker=lambda: blocker(self._engine),
