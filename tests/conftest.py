@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from desk import Desk
 from ledgers import named
+from once import once
 from postgres import Postgres
 
 from pipeline.study.storage import engine, ledger
@@ -32,6 +34,16 @@ engine._sqlite = lambda url: named(connect(url))
 HANDLERS = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 for kind, handler in HANDLERS.items():
     signal.signal(kind, handler)
+
+
+@pytest.hookimpl(trylast=True)  # of the tests that were chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of many tests last: theirs are short, so that all processes end at about the same time.
+
+    Those of one or two tests are storms and whole pipelines.
+    """
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -85,11 +97,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 @pytest.fixture(scope="session")
-def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
-    """A finished sweep, from prepare to the report and to MLflow; to be copied, not changed."""
-    from worked import work_through
+def worked(request: pytest.FixtureRequest) -> Worked:
+    """A finished sweep, from prepare to the report and to MLflow; to be copied, not changed.
 
-    return work_through(tmp_path_factory.mktemp("worked") / "clone")
+    Nor is a database in it to be opened, which leaves files beside it while others copy.
+    """
+    from worked import Worked, work_through
+
+    return Worked(once(request, "worked", work_through))
 
 
 @pytest.fixture

@@ -98,6 +98,12 @@ def test_commands_that_only_read_import_nothing_heavy() -> None:
     assert HEAVY & set(done.stdout.split()) == {"sqlalchemy"}, done.stderr
 
 
+def test_who_starts_the_workers_of_a_search_does_not_wait_for_torch() -> None:
+    code = "import sys, pipeline.stages.search; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr
+
+
 def closure(start: Path) -> set[Path]:
     """The project's files that a file imports, directly or not."""
     seen: set[Path] = set()

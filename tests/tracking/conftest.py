@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import once
 from records import Store, copy_db
 from servers import Server
 
@@ -23,11 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_db(request: pytest.FixtureRequest) -> Path:
     """An MLflow database without experiments; creating one takes seconds, copying does not."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
+    return once(request, "empty", lambda at: connect(f"sqlite:///{at}/mlflow.db")) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,9 @@ def runs(of: Worked) -> dict[str, str]:
     }
 
 
-def test_the_store_comes_along_with_its_champion(worked: Worked, moved: Worked) -> None:
+def test_the_store_comes_along_with_its_champion(
+    worked: Worked, moved: Worked, tmp_path: Path
+) -> None:
     client = connect(uri(moved))
     (first,) = client.search_model_versions("name = 'tiny'")
     by_hand = client.create_model_version("tiny", first.source, first.run_id)
@@ -54,7 +56,8 @@ def test_the_store_comes_along_with_its_champion(worked: Worked, moved: Worked) 
     place = first.source.removeprefix(f"runs:/{first.run_id}/")
     files = connect(uri(moved)).list_artifacts(first.run_id, place)
     assert f"{place}/MLmodel" in [file.path for file in files]
-    assert all(str(worked.root) in location for location in runs(worked).values())
+    left = runs(worked.copy(tmp_path / "left"))
+    assert all(str(worked.root) in location for location in left.values())
     assert moved.give("sync", "tiny")[1].startswith("sync tiny: 0 new runs, 0 metric points, 0 art")
 
 

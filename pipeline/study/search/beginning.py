@@ -32,7 +32,6 @@ from pipeline.study.search.kept_table import Kept, Origin, read_table
 from pipeline.study.search.plan import Planner
 from pipeline.study.storage.rows import Part
 from pipeline.vae.early_stopping import play
-from pipeline.vae.setting import read_setting
 
 Fit = tuple[dict[str, Value] | None, str]  # the searched parameters; or why a trial does not count
 
@@ -220,6 +219,8 @@ def _parts(
     if not paused:
         until = next(rung for rung in rungs if rung >= max(epochs, planner.first_pause(chosen)))
         ends.append((until, State(line.state)))
+    from pipeline.vae.setting import read_setting  # late: it imports torch, which takes seconds
+
     played = play(read_setting(space.record(chosen)), space.search.epochs, line.curve)
     kept = {"study": line.study, "number": line.number, "seed": line.seed}
     since = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 import torch
 from crews import ROOT, Sweep, make_sweep, no_one_left, sweep
 from desk import STUDY, Desk, curve
+from once import once
 from studies import next_lease
 
 from pipeline.commands.status import status_text
 from pipeline.files import read_json
 from pipeline.settings.machine import Machine
+from pipeline.settings.space import parse_space
 from pipeline.study.search.numerics import of_proposals
 from pipeline.study.storage.arithmetic import OtherArithmetic, summary
 from pipeline.sync.mlflow_runs import Sweep as Mirrored
@@ -95,11 +98,9 @@ def test_no_override_of_the_environment_brings_tf32_back() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_keeps_its_origin_once_for_all_trials(tmp_path: Path) -> None:
-    made = make_sweep(tmp_path / "clone", sweep(search={"trials": 3}))
-    run(made, 0)
-    (key,) = {trial.meta["source"] for trial in made.trials()}
-    assert made.ledger.origin(made.study.id, key)["space"].startswith("data:")
+def test_a_worker_keeps_its_origin_once_for_all_trials(begun: Sweep) -> None:
+    (key,) = {trial.meta["source"] for trial in begun.trials()}
+    assert begun.ledger.origin(begun.study.id, key)["space"].startswith("data:")
 
 
 def claim(desk: Desk, arithmetic: dict[str, str] | None, **options: Any) -> Any:
@@ -148,13 +149,14 @@ def test_a_study_that_grew_with_a_new_version_is_not_said_to_be_mixed() -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path) -> Sweep:
-    """A sweep whose first three trials were computed here."""
-    made = make_sweep(tmp_path / "clone", sweep(search={"trials": 3}))
-    run(made, 0)
-    raw = sweep(search={"trials": 4})
-    (made.root / "search_spaces" / "tiny.yaml").write_text(json.dumps(raw))
-    return made
+def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Sweep:
+    """A sweep whose first three trials were computed here; its file asks for one more."""
+    raw = sweep(search={"trials": 3})
+    first = once(request, "begun", lambda root: run(make_sweep(root, raw), 0))
+    shutil.copytree(first, tmp_path / "clone")
+    space = tmp_path / "clone" / "search_spaces" / "tiny.yaml"
+    space.write_text(json.dumps(sweep(search={"trials": 4})))
+    return Sweep(tmp_path / "clone", parse_space("tiny", raw, str(space)))
 
 
 def run(made: Sweep, code: int, stage: str = "search", **environment: str) -> None:

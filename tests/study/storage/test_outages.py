@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from crews import Sweep, at_epoch, eventually, in_midst_of_a_trial, no_one_left, pid_of
 from desk import PARAMETERS, STUDY, Desk, curve
+from frozen import DEADLINE, frozen
 from postgres import Postgres
 from studies import begin
 
@@ -24,13 +22,10 @@ from pipeline.study.storage import database, engine, outages
 from pipeline.study.storage import heartbeat as renewal_module
 from pipeline.study.storage import ledger as ledger_module
 from pipeline.study.storage.claim import Claimant
-from pipeline.study.storage.engine import open_storage, transaction
+from pipeline.study.storage.engine import transaction
 from pipeline.study.storage.ledger import LeaseLost, Ledger
 from pipeline.study.storage.outages import StorageAway, StorageError, is_passing, keep_trying
 from pipeline.vae.training import Leaves, Training
-
-DEADLINE = 300.0  # of what would otherwise wait without end
-spawn = multiprocessing.get_context("spawn")
 
 
 class Refusal(Exception):
@@ -245,33 +240,6 @@ def test_a_database_that_is_restarted_costs_a_crew_a_moment(
     assert "Traceback" not in logs
     assert tiny.tables() == calm
     ledger.close()
-
-
-def freeze_inside(url: str, inside: Event) -> None:
-    """Locks the study and changes a trial in a transaction that it never ends."""
-    engine = open_storage(url)
-    with transaction(engine) as db:
-        if db.dialect.name == "postgresql":
-            db.exec_driver_sql("SELECT id FROM studies FOR UPDATE")
-        db.exec_driver_sql("UPDATE trials SET reason = 'half'")
-        inside.set()
-        time.sleep(2 * DEADLINE)
-
-
-@contextmanager
-def frozen(url: str) -> Iterator[BaseProcess]:
-    """A host that stands still within a transaction."""
-    inside = spawn.Event()
-    process = spawn.Process(target=freeze_inside, args=(url, inside))
-    process.start()
-    try:
-        assert inside.wait(DEADLINE)
-        assert process.pid
-        os.kill(process.pid, signal.SIGSTOP)
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 @pytest.mark.slow
