@@ -7,6 +7,7 @@ chooses nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,9 @@ class Comparison:
         gap = self.difference(entry.name)
         if isinstance(gap, str):
             return f"{entry.name} and {first}: {gap}"
-        by = f"{gap.mean:+.2f} nats (95 % interval {gap.low:+.2f} … {gap.high:+.2f})"
+        by = f"{gap.mean:+.2f} nats"
+        if not math.isnan(gap.low):
+            by += f" (95 % interval {gap.low:+.2f} … {gap.high:+.2f})"
         return f"{entry.name} − {first}, validation NELBO: {by}: {_verdict(gap)}"
 
 
@@ -162,8 +165,10 @@ def _settings(space: Space) -> dict[str, Any]:
 
 
 def _verdict(gap: Difference) -> str:
-    if not gap.low <= gap.high:  # NaN: a single seed on both sides
+    if math.isnan(gap.seed_error):
         return "a single seed cannot tell luck from merit: raise retrain.seeds"
+    if math.isnan(gap.image_error):
+        return "a single validation image says nothing of others: raise data.validation.fraction"
     if gap.high < 0:
         return "better beyond the noise of seeds and images"
     return "worse beyond the noise of seeds and images" if gap.low > 0 else "cannot be told apart"

@@ -127,7 +127,8 @@ def gained(before: Winner | None, after: Winner | None) -> dict[str, Any]:
     unsure = (
         "cannot be told apart from the one before: " if known and gap.low <= 0 <= gap.high else ""
     )
-    span = f"95 % interval {gap.low:.2f} … {gap.high:.2f}" if known else "no interval: single seeds"
+    why = "single seeds" if math.isnan(gap.seed_error) else "a single image"
+    span = f"95 % interval {gap.low:.2f} … {gap.high:.2f}" if known else f"no interval: {why}"
     return {
         "is_better": known and gap.low > 0,
         "nats": gap.mean,

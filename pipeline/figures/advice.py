@@ -261,6 +261,8 @@ def seed_noise(candidates: pd.DataFrame) -> list[str]:
         return []
     second = ranked.iloc[1]
     low, high = second["low_difference_nats"], second["high_difference_nats"]
+    if pd.isna(second["image_error_nats"]):
+        return []  # a single image says nothing of seeds either
     if pd.isna(low):
         return ["One seed a candidate cannot tell luck from merit: raise retrain.seeds."]
     if low > 0:

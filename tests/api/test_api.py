@@ -118,6 +118,21 @@ def test_winners_are_compared_image_by_image(checkout: Checkout) -> None:
             found.difference(name)
 
 
+def test_a_winner_of_one_seed_or_one_image_is_told_from_nobody(checkout: Checkout) -> None:
+    one, many = checkout.compare("tiny", "other").entries
+    alone = replace(one, measured=one.measured[:1])
+    for pair in ([alone, many], [replace(many, name="tiny"), replace(alone, name="other")]):
+        found = Comparison(pair)
+        (said,) = str(found).splitlines()[-1:]
+        assert said.endswith("nats: a single seed cannot tell luck from merit: raise retrain.seeds")
+        assert found.table()["note"].iloc[1] in said
+        assert found.table()["low_nats"].isna().all()
+    images = [replace(each, measured=each.measured[:, :1]) for each in (one, many)]
+    assert str(Comparison(images)).endswith(
+        " nats: a single validation image says nothing of others: raise data.validation.fraction"
+    )
+
+
 def test_what_is_not_comparable_says_why(checkout: Checkout) -> None:
     tiny, other = checkout.compare("tiny", "other").entries
     squared = replace(other, settings={**other.settings, "likelihood": "gaussian"})

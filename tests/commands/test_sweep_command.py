@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,18 @@ class TestGains:
         gain = gained(self.winner(0.1, 0.5), self.winner(0.0, 0.5))
         assert not gain["is_better"]
         assert gain["evidence"].startswith("cannot be told apart from the one before: +0.1")
+
+    @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3)])
+    def test_a_single_seed_on_either_side_is_no_gain(self, before: int, after: int) -> None:
+        one, other = self.winner(1.0, 0.05), self.winner(0.0, 0.05)
+        gain = gained(
+            replace(one, measured=one.measured[:before]),
+            replace(other, measured=other.measured[:after]),
+        )
+        assert not gain["is_better"]
+        assert gain["evidence"].endswith(
+            f" nats, no interval: single seeds, {after} and {before} seeds, 50 validation images"
+        )
 
     def test_what_cannot_be_compared(self) -> None:
         winner = self.winner(1.0, 0.1)

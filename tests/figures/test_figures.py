@@ -105,10 +105,13 @@ def test_advice_on_seed_noise(low: float, high: float, said: str) -> None:
             "difference_nats": [0.5, np.nan],
             "low_difference_nats": [low, np.nan],
             "high_difference_nats": [high, np.nan],
+            "image_error_nats": [0.1, np.nan],
         }
     )
     assert said in "".join(advice.seed_noise(table))
     assert bool(said) == bool(advice.seed_noise(table))
+    if np.isnan(low):  # for another reason than a single seed
+        assert advice.seed_noise(table.assign(image_error_nats=np.nan)) == []
 
 
 def numbered(values: list[float], states: list[str] | None = None) -> pd.DataFrame:

@@ -95,6 +95,16 @@ def test_a_single_seed_knows_nothing_of_noise_and_says_so() -> None:
     )
 
 
+def test_a_single_validation_image_knows_nothing_of_others_and_says_so() -> None:
+    pair = [candidate(0, [25.0, 25.1], weights=1), candidate(1, [24.9, 25.0], weights=9)]
+    verdict = choose([replace(each, measured=each.measured[:, :1]) for each in pair])
+    assert verdict.winner.index == 1
+    assert verdict.sentence == (
+        "Candidate 1 has the lowest mean, on a single validation image: whether it is better than"
+        " the others on other images is not known."
+    )
+
+
 def test_a_candidate_that_failed_on_a_seed_cannot_win() -> None:
     lucky = candidate(0, [20.0, None, 20.0])
     sound = candidate(1, [25.0, 25.1, 25.2])

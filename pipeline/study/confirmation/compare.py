@@ -25,8 +25,8 @@ Matrix = NDArray[np.float64]  # (seeds, images), nats
 class Difference:
     """How much worse a candidate is than another, in nats, and what that is uncertain by.
 
-    The errors are standard errors. With a single seed nothing is known of the seeds: `seed_error`
-    and the ends of the 95 % interval are NaN.
+    The errors are standard errors. With a single seed on either side nothing is known of the seeds,
+    with a single image nothing of images: that error and the ends of the 95 % interval are NaN.
     """
 
     mean: float
@@ -53,7 +53,7 @@ def difference(candidate: Matrix, other: Matrix) -> Difference:
 
 
 def within_noise(candidate: Matrix, leader: Matrix) -> bool:
-    """Whether the leader's lead may be chance (95 %, two-sided); never with a single seed.
+    """Whether the leader's lead may be chance (95 %, two-sided); never with a single seed or image.
 
     As `difference`, but a candidate whose seeds scatter more than the leader's is granted no more
     than the leader's scatter: being unstable is no reason for a tie.
@@ -98,11 +98,11 @@ def chance(gain: float, variances: list[float], freedoms: list[int]) -> float:
 
 def _half_width(candidate: Matrix, other: Matrix, seed_variance: float) -> float:
     """Of the interval of the difference, if the candidate's mean had this variance over seeds."""
-    seeds, images = candidate.shape
-    if seeds == 1:
+    freedoms = [len(candidate) - 1, len(other) - 1, candidate.shape[1] - 1]
+    if 0 in freedoms:
         return math.nan
     variances = [seed_variance, _seed_variance(other), _pair_variance(candidate, other)]
-    return _t_half_width(variances, [seeds - 1, len(other) - 1, images - 1])
+    return _t_half_width(variances, freedoms)
 
 
 def _t_half_width(variances: list[float], freedoms: list[int]) -> float:
@@ -127,6 +127,6 @@ def _seed_variance(values: Matrix) -> float:
 
 
 def _pair_variance(candidate: Matrix, other: Matrix) -> float:
-    """Of the mean difference, as an estimate from so many images that both have seen."""
+    """Of the mean difference, estimated from the images that both have seen; NaN for one."""
     paired: Matrix = candidate.mean(axis=0) - other.mean(axis=0)
-    return float(paired.var(ddof=1)) / paired.size
+    return float(paired.var(ddof=1)) / paired.size if paired.size > 1 else math.nan

@@ -106,6 +106,11 @@ def _sentence(
             f"{who} has the lowest NELBO, on a single seed: whether it is better than the others is"
             " not known."
         )
+    if winner.measured.shape[1] == 1:
+        return (
+            f"{who} has the lowest mean, on a single validation image: whether it is better than"
+            " the others on other images is not known."
+        )
     if len(equals) > 1:
         names = ", ".join(str(c.index) for c in equals)
         other = winner if winner is not leader else _lowest([c for c in equals if c is not leader])

@@ -100,3 +100,19 @@ def test_nine_of_ten_equals_are_called_so(seeds: int) -> None:
     random = np.random.default_rng(0)
     pairs = [sorted(equals(seeds, (0.2, 0.2), random), key=np.mean) for _ in range(600)]
     assert 0.85 < np.mean([within_noise(other, leader) for leader, other in pairs]) < 0.97
+
+
+@pytest.mark.parametrize(("one", "other"), [(3, 1), (1, 3), (1, 1)])
+def test_a_single_seed_on_either_side_leaves_no_interval(one: int, other: int) -> None:
+    gap = difference(matrix([5.0, 6.0, 7.0][:one]), matrix([1.0, 2.0, 3.0][:other]))
+    assert [math.isnan(each) for each in (gap.seed_error, gap.low, gap.high)] == [True] * 3
+    assert gap.image_error == 0
+
+
+def test_a_single_image_leaves_no_interval_and_no_tie() -> None:
+    one, other = np.array([[5.0], [6.0]]), np.array([[5.1], [6.1]])
+    gap = difference(other, one)
+    assert gap.mean == pytest.approx(0.1)
+    assert gap.seed_error > 0
+    assert [math.isnan(each) for each in (gap.image_error, gap.low, gap.high)] == [True] * 3
+    assert not within_noise(other, one)
