@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from crews import ROOT, eventually, no_one_left
+from postgres import Postgres
 from surroundings import ARITHMETIC, free_port
 from worked import SPACE, Worked
 
@@ -29,6 +30,7 @@ from pipeline.paths import Paths
 from pipeline.settings import deadline
 from pipeline.settings.machine import Machine
 from pipeline.settings.space import Space
+from pipeline.study.storage import turn
 from pipeline.study.storage.ledger import Ledger
 from pipeline.study.storage.turn import TURNS, leave_turn, renewed, take_turn
 from pipeline.work.owners import owner_name
@@ -206,7 +208,8 @@ class TestPastNights:
 
 class TestTurns:
     @pytest.fixture
-    def ledger(self, storage: str) -> Iterator[Ledger]:
+    def ledger(self, storage: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+        monkeypatch.setattr(turn, "FORGIVING_SECONDS", 0.0)  # PostgreSQL has just been started
         ledger = Ledger(storage)
         yield ledger
         ledger.close()
@@ -244,6 +247,25 @@ class TestTurns:
             row = {"owner": "you", "expires": expires}
             ledger.write(lambda db, row=row: db.execute(TURNS.update().values(row)))
             assert take_turn(ledger, "sweep a", "me", alive) == holder  # the last: set back since
+
+    @pytest.mark.slow
+    def test_what_ran_out_while_the_server_was_away_is_kept_for_a_while(
+        self, own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who has it finds the server again at its own time."""
+        ledger, alive = Ledger(own_postgres.url), lambda _: False
+        monkeypatch.setattr(turn, "TURN_SECONDS", 0.1)
+        assert take_turn(ledger, "sweep a", "me", alive) == "me"
+        own_postgres.stop()
+        own_postgres.start()
+        monkeypatch.setattr(turn, "TURN_SECONDS", 60.0)
+        assert take_turn(ledger, "sweep a", "you", alive) == "me"
+        assert take_turn(ledger, "sweep a", "you", lambda owner: owner == "me") == "you"
+        assert take_turn(ledger, "sweep b", "you", alive) == "you"
+        monkeypatch.setattr(turn, "FORGIVING_SECONDS", 0.0)
+        ledger.write(lambda db: db.execute(TURNS.update().values(owner="me", expires=0.0)))
+        assert take_turn(ledger, "sweep a", "you", alive) == "you"
+        ledger.close()
 
 
 class TestGains:

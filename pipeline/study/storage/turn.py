@@ -14,7 +14,9 @@ import sqlalchemy as sa
 
 from pipeline.study.storage.claim import FARTHEST_SECONDS
 from pipeline.study.storage.database import Database
-from pipeline.study.storage.engine import clock, insert
+from pipeline.study.storage.engine import clock, insert, server_start
+from pipeline.study.storage.heartbeat import AGAIN_SECONDS
+from pipeline.study.storage.ledger import FORGIVING_SECONDS
 from pipeline.study.storage.outages import StorageAway
 from pipeline.study.storage.schema import TURNS
 
@@ -26,15 +28,22 @@ def take_turn(ledger: Database, name: str, owner: str, dead: Callable[[str], boo
     it is known to be gone."""
 
     def take(db: sa.Connection) -> str:
-        if take_free(db, name, owner, TURN_SECONDS):
-            return owner
-        query = sa.select(TURNS.c.owner).where(TURNS.c.name == name)
-        holder = str(db.execute(query).scalar_one_or_none() or owner)
-        if dead(holder):
+        query = sa.select(TURNS.c.owner, TURNS.c.expires).where(TURNS.c.name == name)
+        row = db.execute(query).first()
+        holder = str(row.owner) if row else owner
+        if holder != owner and dead(holder):
             _delete(db, name, holder)
+        elif row and holder != owner and _is_forgiven(db, row.expires):
+            return holder
         return owner if take_free(db, name, owner, TURN_SECONDS) else holder
 
     return ledger.write(take)
+
+
+def _is_forgiven(db: sa.Connection, expires: float) -> bool:
+    """Whether a turn could not be renewed while the server was away, and who has it is about to."""
+    now, started = clock(db), server_start(db)
+    return 0.0 <= now - started < FORGIVING_SECONDS and started + TURN_SECONDS - expires > 0.0
 
 
 def take_free(db: sa.Connection, name: str, owner: str, seconds: float) -> bool:
@@ -66,12 +75,14 @@ def renewed(ledger: Database, name: str, owner: str, lost: Callable[[], None]) -
     seen = ledger.impatient()
 
     def renew() -> None:
-        while not over.wait(TURN_SECONDS / 3):
+        pause = TURN_SECONDS / 3
+        while not over.wait(pause):
+            pause = TURN_SECONDS / 3
             try:
                 if take_turn(seen, name, owner, lambda _: False) != owner:
                     return lost()
             except StorageAway:  # everyone else waits for it too
-                continue
+                pause = min(pause, AGAIN_SECONDS)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
