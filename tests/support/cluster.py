@@ -100,10 +100,14 @@ class Cluster:
         """Starts a node, as after a power cut."""
         self._daemon("slurmd", "-N", node)
 
+    def lose(self, node: str) -> None:
+        """The controller reaches the node no longer; what runs there goes on."""
+        os.kill(int((self.folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+
     def crash(self, node: str) -> None:
         """A power cut, which the controller hears of at once: slurmd first, then its step daemons
         and all that they have started."""
-        os.kill(int((self.folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+        self.lose(node)
         self._kill_steps(node)
         self("scontrol", "update", f"nodename={node}", "state=down", "reason=crashed")
 

@@ -238,16 +238,27 @@ def test_a_gpu_that_is_not_granted_ends_the_sweep_in_one_line(head: Head) -> Non
         assert command.wait() == 2
     last = head.made.errors.splitlines()[-1]
     assert last.startswith("error: device cuda cannot be used: ")
-    assert not head.cluster("squeue", "-h", "-t", "PENDING,RUNNING", "-n", "tiny")
+    assert not head.cluster("squeue", "-h", "-t", "PENDING,RUNNING")
     (study,) = head.ledger.studies("tiny", Kind.SEARCH)
     assert head.ledger.trials(study) == []
 
 
-def test_ctrl_c_leaves_no_job_behind(head: Head) -> None:
+def test_who_is_cancelled_out_of_slurms_sight_leaves_and_ctrl_c_leaves_no_job_behind(
+    head: Head,
+) -> None:
+    """The storage reaches a worker whose node Slurm does not reach."""
     with no_one_left(head.made.start("prepare", 1)) as prepared:
         assert prepared.wait() == 0, head.made.errors
     with no_one_left(head.start("search")) as command:
-        eventually(lambda: head.made.held(head.ledger), "a trial is in work")
+        first, second = head.tasks("search")
+        zombie, node = head.in_midst(second), head.shown(second, "%N")
+        head.cluster.lose(node)
+        head.cluster("scancel", second)
+        eventually(lambda: not alive(pid_of(zombie)), "it has left")
+        head.cluster.start(node)
+        (now,) = head.ledger.trials(zombie.study, [zombie.number])
+        assert (now.owner, now.strikes) == (None, 0)
+        head.in_midst(first)
         command.send_signal(signal.SIGINT)
         assert command.wait() == 130
     assert "stopping after this step" in head.made.errors
