@@ -165,11 +165,11 @@ class Head:
         """Power cut, time limit, preemption, database: each in the midst of a trial, and met."""
         first, second = self.tasks(stage)
         self.in_midst(first)
-        self.cut_power(second)
         self.change(first, "timelimit=5")  # minutes; Slurm tells it within 30 s
+        self.cut_power(second)
+        self.comes_back(second, "restart 0", "restart 1")
         eventually(lambda: "limit" in self.told(first), "it is told of its limit")
         self.change(first, "timelimit=60")
-        self.comes_back(second, "restart 0", "restart 1")
         self.preempt(second)
         self.comes_back(second, "restart 0", "restart 1", "end", "restart 2")
         self.in_midst(first)
