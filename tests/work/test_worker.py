@@ -14,7 +14,7 @@ from pipeline.study.storage import heartbeat as renewal_module
 from pipeline.study.storage import ledger as ledger_module
 from pipeline.study.storage.claim import MAX_STRIKES, Claimant, Lease
 from pipeline.study.storage.ledger import LeaseLost, Ledger
-from pipeline.study.storage.workers import Presence
+from pipeline.study.storage.workers import PAUSE, Presence, arrive, wish
 from pipeline.study.watch import Watch
 from pipeline.vae.training import Leaves, Training
 from pipeline.work.job import Job
@@ -34,6 +34,21 @@ def test_a_stopped_worker_leaves_its_epoch_and_holds_nothing(
     assert tiny.held() == []
     assert tiny.worker().work() == 0
     assert tiny.tables() == undisturbed.tables()
+
+
+def test_a_time_limit_during_a_pause_ends_the_worker_and_not_the_pause(
+    tiny: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one of its task waits as well."""
+    ledger = tiny.ledger
+    for owner in ("first", "next"):
+        worker = tiny.worker(ledger, presence=(presence := Presence(owner)))
+        wish(ledger, "tiny", PAUSE)
+        arrive(ledger, presence, "tiny", "7_0")
+        monkeypatch.setattr(worker._idle, "wait", lambda ends, stop=worker.stop: stop())
+        assert worker.work() == INTERRUPTED
+        assert presence.wish == PAUSE
+    assert tiny.trials() == []
 
 
 def test_a_worker_that_outlived_its_lease_changes_nothing_more(
