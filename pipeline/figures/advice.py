@@ -44,7 +44,7 @@ def advise(
     """
     trials, search, best = inputs.trials, space.search, inputs.winner["number"]
     single = len(search.objectives) == 1
-    centre = centre_is_best(trials, search, best) if single else []
+    centre = centre_is_best(trials, search, best, sources) if single else []
     equals = winner_advice.equal_candidates(inputs.candidates)
     return [
         *about_winner(space, inputs, sd),
@@ -71,6 +71,7 @@ def about_winner(space: Space, inputs: Inputs, sd: float) -> list[str]:
     low, high = row["low_nelbo_nats"], row["high_nelbo_nats"]
     counts = inputs.manifest["counts"]
     epoch, mean = winner.get("best_epoch"), metrics["baselines"]["mean_image_nelbo_nats"]
+    searched = inputs.trials.loc[inputs.trials["number"] == winner["number"], "epochs"].max()
     return [
         *winner_advice.short_training(run, epoch, space.retrain.epochs),
         *winner_advice.overfitting(run, epoch, mean),
@@ -80,16 +81,25 @@ def about_winner(space: Space, inputs: Inputs, sd: float) -> list[str]:
             bool(setting.kl_warmup or setting.kl_warmup_epochs),
         ),
         *winner_advice.next_to_baselines(metrics),
-        *winner_advice.lucky_search(winner, None if pd.isna(low) else (low, high)),
+        *winner_advice.lucky_search(
+            winner, None if pd.isna(low) else (low, high), searched, space.retrain.epochs
+        ),
         *winner_advice.worse_on_test(metrics, winner, sd, (counts["validation"], counts["test"])),
     ]
 
 
-def centre_is_best(trials: pd.DataFrame, search: Search, best: int | None) -> list[str]:
-    """Whether a search that begins at the centre of its space found nothing better."""
+def centre_is_best(
+    trials: pd.DataFrame, search: Search, best: int | None, sources: Sequence[str]
+) -> list[str]:
+    """Whether a search that begins at the centre of its space found nothing better.
+
+    One that begins with kept trials does not, nor one whose centre breaks its constraints.
+    """
     centre = len(search.enqueue)
     others = int((trials["number"] != centre).sum())
     if search.sampler in ("random", "grid") or best != centre or others < FEWEST:
+        return []
+    if sources[centre] != "given":
         return []
     return [
         f"The winner is trial {centre}, the centre of the space, where the search begins; the"
@@ -128,11 +138,13 @@ def never_learned(trials: pd.DataFrame, search: Search) -> list[str]:
     if search.sampler in ("random", "grid") or not 0 < len(trials) <= search.startup_trials:
         return []
     why = f"search.trials is {search.trials}"
-    if len(trials) < search.trials:
+    if len(trials) < search.trials and search.stop and not search.total_epochs:
+        why = f"search.stop ended it after {len(trials)} trials"
+    elif len(trials) < search.trials:
         why = f"search.total_epochs, {search.total_epochs}, was used up by {len(trials)} trials"
     return [
         f"{search.sampler} proposed none of the trials: {why}, and the first"
-        f" {search.startup_trials} are the centre and random draws; raise that budget or lower"
+        f" {search.startup_trials} are the centre and random draws; raise that or lower"
         " search.startup_trials."
     ]
 

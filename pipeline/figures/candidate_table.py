@@ -58,6 +58,9 @@ def _race(inputs: Inputs) -> list[str]:
     looks = inputs.winner.get("race", [])
     if not looks:
         return []
+    rungs = [  # an extrapolation is of those alone
+        look for look in looks if any(s["least_at_end"] is not None for s in look["standings"])
+    ]
     rows: list[list[str | Cell]] = []
     for number, look in enumerate(looks, start=1):
         for each in look["standings"]:
@@ -84,12 +87,22 @@ def _race(inputs: Inputs) -> list[str]:
         markup.subheading("The race"),
         markup.paragraph(
             "Who is behind for sure, as it is and as extrapolated to the last epoch, is dropped;"
-            " at the last epoch seeds are added for those that cannot be told apart. Each bound"
-            f" errs in at most {looks[0]['level']:.1%} of cases, the {len(looks)} looks together in"
-            f" at most {sum(look['level'] for look in looks):.1%}.".replace("%", " %")
+            " at the last epoch seeds are added for those that cannot be told apart, which says"
+            " nothing else of them."
+            + (
+                " Of two candidates whose seeds scatter alike a rung takes the better one for the"
+                f" worse in at most {rungs[0]['level']:.1%} of cases, {_rungs(len(rungs))} in at"
+                f" most {sum(look['level'] for look in rungs):.1%}.".replace("%", " %")
+                if rungs
+                else ""
+            )
         ),
         markup.table(headers, rows),
     ]
+
+
+def _rungs(count: int) -> str:
+    return f"the {count} rungs here" if count > 1 else "the one here"
 
 
 def _passed_over(inputs: Inputs) -> list[str]:

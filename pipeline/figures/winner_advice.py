@@ -22,6 +22,8 @@ def short_training(run: pd.DataFrame, best_epoch: int | None, epochs: int) -> li
     values = run.set_index("epoch")["nelbo_nats"]
     before = max(values.index.min(), best_epoch - max(1, round(TAIL * epochs)))
     fall = values.loc[before] - values.loc[best_epoch]
+    if fall <= 0:  # the weights of the last epoch were kept, or those with the best reconstruction
+        return []
     return [
         f"The winner's best epoch is {best_epoch} of {epochs}, and since epoch {before} the"
         f" validation NELBO had fallen by {fall:.2f} nats: it may not have been trained to its end;"
@@ -64,8 +66,9 @@ def next_to_baselines(metrics: dict[str, Any]) -> list[str]:
     mean, own = baselines["mean_image_nelbo_nats"], metrics["nelbo_nats"]
     found = []
     if mean - own < GAIN * abs(mean):
+        where = "next to" if own - mean < GAIN * abs(mean) else "above"
         found.append(
-            f"The winner's test NELBO, {own:.2f} nats, is next to that of the train-mean image,"
+            f"The winner's test NELBO, {own:.2f} nats, is {where} that of the train-mean image,"
             f" {mean:.2f}: it tells images hardly apart; train longer, with kl_warmup or a lower"
             " beta."
         )
@@ -80,10 +83,15 @@ def next_to_baselines(metrics: dict[str, Any]) -> list[str]:
     return found
 
 
-def lucky_search(winner: dict[str, Any], interval: tuple[float, float] | None) -> list[str]:
-    """Whether the search's value lies below all that fresh seeds make likely."""
+def lucky_search(
+    winner: dict[str, Any], interval: tuple[float, float] | None, searched: int, epochs: int
+) -> list[str]:
+    """Whether the search's value lies below all that fresh seeds make likely.
+
+    After fewer `epochs` in the retraining than were `searched` it would without any luck.
+    """
     value = winner.get("search_nelbo_nats")
-    if value is None or interval is None or interval[0] <= value:
+    if value is None or interval is None or interval[0] <= value or epochs < searched:
         return []
     low, high = interval
     return [
@@ -116,11 +124,12 @@ def worse_on_test(
 
 def equal_candidates(candidates: pd.DataFrame) -> list[str]:
     """Whether fresh seeds could not tell any of the candidates apart."""
-    ranked = candidates.dropna(subset="mean_nelbo_nats")
-    if len(ranked) < 2 or not ranked["best_or_equal"].all():
+    if len(candidates) < 2 or not candidates["best_or_equal"].all():
         return []
+    lowest = bool(candidates.loc[candidates["mean_nelbo_nats"].idxmin(), "winner"])
+    how = "has the lowest mean perhaps by chance" if lowest else "was chosen by its size"
     return [
-        f"All {len(ranked)} candidates are equal within the noise of seeds and images, so the"
-        " winner was chosen by its size: the ranking of the search means little; prefer what is"
-        " cheapest, or raise retrain.seeds."
+        f"All {len(candidates)} candidates are equal within the noise of seeds and images, so the"
+        f" winner {how}: the ranking of the search means little; prefer what is cheapest, or raise"
+        " retrain.seeds."
     ]

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline.figures import advice, winner_advice
-from pipeline.settings.search_section import Search
+from pipeline.settings.search_section import Search, Stop
+from pipeline.study.search.sources import Source
 
 
 def training(values: list[float], train: list[float] | None = None) -> pd.DataFrame:
@@ -40,6 +41,7 @@ SETTLED = [*FALLING[:10], *[91.5] * 10]
          " by 2.00 nats: it may not have been trained to its end; raise retrain.epochs"),
         (FALLING, 19, "best epoch is 19 of 20"),
         ([50.0], 1, ""),
+        ([*FALLING[:18], 83.5, 90.0], 20, ""),  # its last weights were kept, which are no better
         (SETTLED, 10, ""),
         (SETTLED, None, ""),
     ],
@@ -79,15 +81,29 @@ def test_baselines_that_are_nearly_as_good() -> None:
     assert winner_advice.next_to_baselines(metrics()) == []
 
 
+def test_a_winner_that_is_worse_than_the_mean_image_is_not_called_next_to_it() -> None:
+    (said,) = winner_advice.next_to_baselines(metrics(nelbo_nats=500.0))
+    assert said.startswith("The winner's test NELBO, 500.00 nats, is above that of the train-mean")
+
+
+def test_a_retraining_that_was_shorter_than_the_search_says_nothing_of_luck() -> None:
+    winner = {"search_nelbo_nats": 238.0, "mean_nelbo_nats": 240.0}
+    assert winner_advice.lucky_search(winner, (239.0, 241.0), searched=30, epochs=20) == []
+    assert winner_advice.lucky_search(winner, (239.0, 241.0), searched=20, epochs=20)
+
+
 def test_a_search_that_picked_a_lucky_run() -> None:
     winner = {"search_nelbo_nats": 238.0, "mean_nelbo_nats": 240.0}
-    (said,) = winner_advice.lucky_search(winner, (239.0, 241.0))
+    (said,) = winner_advice.lucky_search(winner, (239.0, 241.0), 6, 20)
     assert said.startswith(
         "In the search the winner had 238.00 nats, on fresh seeds 240.00 (239.00"
     )
-    assert winner_advice.lucky_search(winner, (237.0, 243.0)) == []
-    assert winner_advice.lucky_search(winner, None) == []
-    assert winner_advice.lucky_search({**winner, "search_nelbo_nats": None}, (239.0, 241.0)) == []
+    assert winner_advice.lucky_search(winner, (237.0, 243.0), 6, 20) == []
+    assert winner_advice.lucky_search(winner, None, 6, 20) == []
+    assert (
+        winner_advice.lucky_search({**winner, "search_nelbo_nats": None}, (239.0, 241.0), 6, 20)
+        == []
+    )
 
 
 def test_test_images_that_cost_more_than_chance_explains() -> None:
@@ -100,24 +116,44 @@ def test_test_images_that_cost_more_than_chance_explains() -> None:
 
 
 def test_candidates_that_are_all_equal() -> None:
-    table = pd.DataFrame({"mean_nelbo_nats": [240.0, 240.1, np.nan]})
-    table = table.assign(best_or_equal=[True, True, False])
-    assert winner_advice.equal_candidates(table)[0].startswith("All 2 candidates are equal within")
+    table = pd.DataFrame({"mean_nelbo_nats": [240.0, 240.1]})
+    table = table.assign(best_or_equal=[True, True], winner=[False, True])
+    (said,) = winner_advice.equal_candidates(table)
+    assert said.startswith(
+        "All 2 candidates are equal within the noise of seeds and images, so the"
+    )
+    assert "the winner was chosen by its size: the ranking" in said
+    lowest = table.assign(winner=[True, False])  # and no larger than the other
+    assert (
+        "so the winner has the lowest mean perhaps by chance: the r"
+        in winner_advice.equal_candidates(lowest)[0]
+    )
     assert winner_advice.equal_candidates(table[:1]) == []
-    assert winner_advice.equal_candidates(table.assign(best_or_equal=[True, False, False])) == []
+    assert winner_advice.equal_candidates(table.assign(best_or_equal=[True, False])) == []
+    out = {"mean_nelbo_nats": [np.nan], "best_or_equal": [False], "winner": [False]}
+    dropped = pd.concat([table, pd.DataFrame(out)])  # what is out was told apart
+    assert winner_advice.equal_candidates(dropped) == []
 
 
 def test_a_search_that_found_nothing_better_than_its_centre() -> None:
-    table = trials("c" * 12)
-    (said,) = advice.centre_is_best(table, Search(), 0)
+    table, began = trials("c" * 12), [Source.GIVEN, *[Source.DRAWN] * 11]
+    (said,) = advice.centre_is_best(table, Search(), 0, began)
     assert said.startswith(
         "The winner is trial 0, the centre of the space, where the search begins"
     )
     assert "the 11 others found nothing better" in said
-    assert advice.centre_is_best(table, Search(), 3) == []
-    assert advice.centre_is_best(table, Search(sampler="random"), 0) == []
-    assert advice.centre_is_best(table[:5], Search(), 0) == []  # too few to say
-    assert advice.centre_is_best(table, Search(), None) == []
+    assert advice.centre_is_best(table, Search(), 3, began) == []
+    assert advice.centre_is_best(table, Search(sampler="random"), 0, began) == []
+    assert advice.centre_is_best(table[:5], Search(), 0, began) == []  # too few to say
+    assert advice.centre_is_best(table, Search(), None, began) == []
+
+
+def test_a_trial_that_is_not_the_centre_is_not_called_so() -> None:
+    table = trials("c" * 12)
+    kept = [*[Source.KEPT] * 4, *[Source.PROPOSED] * 8]
+    assert advice.centre_is_best(table, Search(), 0, kept) == []
+    beyond_constraints = [Source.DRAWN] * 12
+    assert advice.centre_is_best(table, Search(), 0, beyond_constraints) == []
 
 
 def test_a_ranking_that_rests_on_few_complete_trials() -> None:
@@ -141,6 +177,11 @@ def test_a_budget_that_was_gone_before_the_sampler_learned() -> None:
     (said,) = advice.never_learned(trials("c" * 8), search)
     assert said.startswith("tpe proposed none of the trials: search.total_epochs, 30, was used up"
                            " by 8 trials")  # fmt: skip
+    stop = Search(trials=24, total_epochs=None, stop=Stop(patience=3))
+    (said,) = advice.never_learned(trials("c" * 8), stop)
+    assert said.startswith(
+        "tpe proposed none of the trials: search.stop ended it after 8 trials, and"
+    )
     (said,) = advice.never_learned(trials("c" * 8), Search(trials=8))
     assert "search.trials is 8" in said
     assert advice.never_learned(trials("c" * 20), search) == []

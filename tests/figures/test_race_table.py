@@ -19,7 +19,7 @@ def test_the_report_shows_every_look_and_who_was_dropped(tmp_path: Path) -> None
     assert "The race" in page
     for figure in ("31.00", "1.25", "0.75", "0.50", "dropped"):
         assert f">{figure}</td>" in page
-    assert "the 1 looks together in at most 2.5 %" in page
+    assert "for the worse in at most 2.5 % of cases, the one here in at most 2.5 %" in page
 
 
 @pytest.mark.parametrize("stopped_at", [9001.0, 20.5])

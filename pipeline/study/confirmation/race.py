@@ -7,8 +7,10 @@ those that cannot be told from the leader by the rule that the winner is chosen 
 A candidate is dropped if a one-sided interval of its gap to the leader excludes 0 twice: as it is,
 and as it would be at the last epoch, for curves cross. A value is extrapolated by half the gain of
 the last doubling of the epochs for each doubling to come. The seeds' variance is pooled over all
-that race. Every look errs by itself, so a pair that is looked at n times is told apart wrongly in
-up to n × LEVEL of all cases.
+that race. Every look errs by itself: of a pair whose seeds scatter alike, n rungs take the better
+one for the worse in up to n × LEVEL of all cases, and it counts for each pair of those that race.
+Looks at the last epoch err more often (a candidate's own scatter is granted to none: 11 % for equal
+ones on three seeds, 14 % on two), but all they say is who needs no more seeds.
 
 The race is replayed from its start, and reads of a run no more than what it has asked for: neither
 longer trainings of before nor more seeds change its answer.
@@ -94,6 +96,11 @@ class Look:
     epoch: int
     standings: list[Standing]
     level: float = LEVEL  # the error of each bound
+
+    @property
+    def at_rung(self) -> bool:
+        """Whether it drops who is behind for sure: at the last epoch nothing is extrapolated."""
+        return any(standing.least_at_end is not None for standing in self.standings)
 
 
 @dataclass

@@ -83,8 +83,8 @@ def choose(candidates: list[Candidate], looks: Sequence[Look] = ()) -> Verdict:
     else:
         said = [f"Candidate {winner.index} is the only one that did not fail."]
     said += [_out(candidate, candidate.dropped) for candidate in dropped if candidate.dropped]
-    if len(looks) > 1:
-        said.append(_errors(len(looks)))
+    if dropped:
+        said.append(_errors(sum(look.at_rung for look in looks)))
     return Verdict(winner, leader, equals, " ".join(said), list(looks))
 
 
@@ -152,9 +152,10 @@ def _out(candidate: Candidate, look: Look) -> str:
     )
 
 
-def _errors(looks: int) -> str:
-    """What the looks of a race may cost."""
+def _errors(rungs: int) -> str:
+    """What looks that drop candidates may cost; those at the last epoch only ask for seeds."""
+    together = f", {rungs} rungs in at most {rungs * LEVEL:.1%}" if rungs > 1 else ""
     return (
-        f"The race has compared candidates {looks} times; each look errs in at most {LEVEL:.1%} of"
-        f" cases, all of them in at most {looks * LEVEL:.1%}."
+        "Of two candidates whose seeds scatter alike a rung takes the better one for the worse in"
+        f" at most {LEVEL:.1%} of cases{together}."
     ).replace("%", " %")
