@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WITH := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Byte code is written even where the environment keeps Python from it: else each of the many
+# processes compiles this project anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: .venv repro test test-slow golden lint format ui lock bench clean
 
@@ -9,10 +12,11 @@ repro: .venv            ## the sweeps of params.yaml, from download to report
 	$(WITH) dvc repro
 
 test: .venv             ## the tests a person runs gladly
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(PYTEST) -n auto --dist loadfile -m "not slow"
 
+# They also wait for each other, servers and pauses: hence one process more than there are cores.
 test-slow: .venv        ## real processes, real data, real servers: minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadgroup -m slow
 
 golden: .venv           ## what trainings compute and searches propose, after their semantics are raised
 	OMP_NUM_THREADS=1 $(BIN)/python tests/golden/record.py

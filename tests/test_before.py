@@ -146,7 +146,8 @@ def test_dvc_goes_on_with_an_old_lock(clone: Path) -> None:
     """Its stages run again, as code has changed: the search anew, and the old trials stay."""
     shutil.copytree(ROOT / "pipeline", clone / "pipeline",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    shutil.copy(ROOT / "dvc.yaml", clone)
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, clone)
     before = {study: ends(clone, study) for study in (SEARCH, *CANDIDATES)}
     for command in (["init", "--no-scm", "--quiet"], ["status"], ["repro"]):
         done = run(clone, "dvc", *command)

@@ -143,7 +143,7 @@ def test_commands_do_what_they_say(block: str, tmp_path: Path) -> None:
     """In a checkout without data, runs or MLflow."""
     for each in ("pipeline", "search_spaces", "bench", "docs"):
         shutil.copytree(ROOT / each, tmp_path / each, ignore=shutil.ignore_patterns("__pycache__"))
-    for each in ("dvc.yaml", "params.yaml", "machine.example.yaml", "pyproject.toml"):
+    for each in ("dvc.yaml", ".dvcignore", "params.yaml", "machine.example.yaml", "pyproject.toml"):
         shutil.copy(ROOT / each, tmp_path)
     done = run(tmp_path, "bash", "-euo", "pipefail", "-c", block)
     assert done.returncode == 0, done.stdout + done.stderr

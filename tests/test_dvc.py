@@ -167,6 +167,16 @@ def test_an_edit_during_a_run_is_the_next_runs(tmp_path: Path) -> None:
     assert ran == ["own_data", "settings@tiny", "prepare@tiny"]
 
 
+def test_byte_code_that_another_stage_leaves_is_no_reason_to_run(tmp_path: Path) -> None:
+    write_images(tmp_path / "mine.npz", count=40)
+    folder = checkout(tmp_path / "clone", {"tiny": TINY}, dvc=True)
+    shutil.move(tmp_path / "mine.npz", folder)
+    assert stages_run(run(folder, "dvc", "repro", "prepare@tiny"))[-1] == "prepare@tiny"
+    run(folder, sys.executable, "-c", "import pipeline.data.image_folder, pipeline.data.prepared")
+    assert list((folder / "pipeline" / "data" / "__pycache__").glob("prepared.*"))
+    assert stages_run(run(folder, "dvc", "repro", "prepare@tiny")) == ["own_data"]
+
+
 def test_settings_that_change_under_a_stage_end_it(tmp_path: Path) -> None:
     write_images(tmp_path / "mine.npz")
     folder = checkout(tmp_path / "clone", {"tiny": TINY}, dvc=True)
@@ -194,7 +204,7 @@ def clone(tmp_path: Path) -> Path:
     folder = checkout(tmp_path / "main", {"tiny": TINY, "other": other}, dvc=False)
     shutil.copytree(ROOT / "pipeline", folder / "pipeline",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    for name in ("dvc.yaml", ".gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     (folder / "params.yaml").write_text("spaces:\n  - other\n")
     write_images(folder / "mine.npz")

@@ -48,7 +48,8 @@ def checkout(folder: Path, spaces: dict[str, str], *, dvc: bool = False) -> Path
     if dvc:
         shutil.copytree(ROOT / "pipeline", folder / "pipeline",
                         ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-        shutil.copy(ROOT / "dvc.yaml", folder)
+        for file in ("dvc.yaml", ".dvcignore"):
+            shutil.copy(ROOT / file, folder)
         (folder / "params.yaml").write_text(json.dumps({"spaces": list(spaces)}))
         run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
@@ -62,6 +63,7 @@ def run(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedPro
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder if (folder / "pipeline").exists() else ROOT),
         "MLFLOW_TRACKING_URI": "none",
+        "PYTHONDONTWRITEBYTECODE": "",  # on most machines Python writes it
         **environment,
     }
     return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True)
@@ -236,7 +238,7 @@ def test_dvc_skips_extends_and_redraws(tmp_path: Path) -> None:
 
     before = (folder / "runs/tiny/search/trials.csv").read_text().splitlines()
     space.write_text(space.read_text().replace("trials: 5", "trials: 7"))
-    extended = run(folder, "dvc", "repro")
+    extended = run(folder, "dvc", "repro", "search@tiny")
     assert extended.returncode == 0
     assert "has 5 of 7 trials" in extended.stderr
     after = (folder / "runs/tiny/search/trials.csv").read_text().splitlines()

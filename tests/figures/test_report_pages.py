@@ -19,6 +19,7 @@ from pipeline.stages import render
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("pages"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
 ]
 WIDER_THAN_THEIR_PLACE = """[...document.querySelectorAll('table')]

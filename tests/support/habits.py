@@ -66,7 +66,7 @@ class Storm:
         self.root.mkdir()
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "pipeline", self.root / "pipeline", ignore=ignored)
-        for name in ("dvc.yaml", ".gitignore"):
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, self.root)
         (self.root / "params.yaml").write_text(f"spaces:\n  - {NAME}\n")
         (self.root / "search_spaces").mkdir()

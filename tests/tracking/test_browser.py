@@ -45,6 +45,7 @@ render: {projections: [pca], points: 50, images: 2}
 TRIAL = re.compile(r"^trial \d{4}$")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
 ]
 

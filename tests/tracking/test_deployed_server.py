@@ -22,7 +22,7 @@ from pipeline.study.storage.ledger import storage_url
 from pipeline.sync.mlflow_runs import Sweep
 from pipeline.tracking.records import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployed")]
 ROOT = Path(__file__).parents[2]
 USER, PASSWORD = "sweeper", "s3cret@with/signs:"
 SPACE = """

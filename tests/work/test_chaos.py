@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from crews import Sweep, children, make_sweep, no_one_left, sweep
+from once import once
 
+from pipeline.settings.space import parse_space
 from pipeline.study.storage.claim import MAX_STRIKES
 
 pytestmark = pytest.mark.slow
@@ -81,11 +83,15 @@ def run_through(made: Sweep, stage: str, workers: int, storm: Storm, kills: int)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(request: pytest.FixtureRequest) -> dict[str, bytes]:
     """The outputs of one worker to whom nothing happens."""
-    made = make_sweep(tmp_path_factory.mktemp("undisturbed") / "clone", RAW)
-    for stage in KILLS:
-        run_through(made, stage, 1, Storm(made, 0), kills=0)
+
+    def calm(root: Path) -> None:
+        made = make_sweep(root, RAW)
+        for stage in KILLS:
+            run_through(made, stage, 1, Storm(made, 0), kills=0)
+
+    made = Sweep(once(request, "calm", calm), parse_space("tiny", RAW, "search_spaces/tiny.yaml"))
     return made.outputs(*KILLS)
 
 

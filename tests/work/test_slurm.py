@@ -19,7 +19,7 @@ from pipeline.work.slurm import SCRIPT
 if TYPE_CHECKING:
     from cluster import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 WORKER = """#!/bin/bash
 trap 'echo "$SLURM_ARRAY_TASK_ID is told" >> said; busy; exit 130' TERM
 busy() { while [ -e "busy$SLURM_ARRAY_TASK_ID" ]; do sleep 0.05; done; }

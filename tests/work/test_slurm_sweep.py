@@ -28,7 +28,7 @@ from pipeline.study.storage.workers import workers
 if TYPE_CHECKING:
     from cluster import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm_sweep")]
 NOTICE = 600  # seconds before a time limit of 10 minutes or more: none is near
 # After an epoch of its own a worker stands still as long as a file with the name of its stage is
 # there, or until it is told to leave.
