@@ -74,7 +74,7 @@ def _measured(space: Space, machine: Machine, paths: Paths) -> dict[str, Any]:
     metrics: dict[str, Any] = {**figures[weights[0]], "nelbo_samples": options.nelbo_samples}
     if options.iw_samples:
         metrics |= _importance_weighted(best, test, options.iw_samples)
-    if options.probe and len(manifest["classes"]) > 1:
+    if options.probe and len(manifest["classes"]) > 1 and _can_probe(paths):
         metrics["probe_accuracy"] = _probe(best, paths)
     if anomalies := _anomalies(best, space, machine, paths, test):
         metrics["anomaly_auroc"] = anomalies
@@ -156,6 +156,13 @@ def _baselines(vae: VAE, paths: Paths, device: str) -> dict[str, float]:
         "pca_mse_per_pixel": float(((flat_test - restored) ** 2).mean()),
         "pca_components": int(pca.n_components_),
     }
+
+
+def _can_probe(paths: Paths) -> bool:
+    """Whether the training images of the probe are of more classes than one."""
+    from pipeline.data.prepared import load_labels
+
+    return len(load_labels(paths.prepare, "train")[:PROBE_IMAGES].unique()) > 1
 
 
 def _probe(vae: VAE, paths: Paths) -> float:

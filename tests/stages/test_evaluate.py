@@ -12,6 +12,7 @@ from worked import Worked
 from pipeline.data import prepared
 from pipeline.paths import Paths
 from pipeline.settings.machine import Machine
+from pipeline.settings.sections import Evaluate
 from pipeline.settings.space import load_space
 from pipeline.stages import evaluate
 from pipeline.vae import checkpoint, process
@@ -51,3 +52,21 @@ def test_models_and_images_are_on_the_device_and_libraries_have_one_thread(
     devices = {device for calls in asked.values() for device, _ in calls}
     assert devices == {"cuda:1 of another machine"}
     assert [threads for calls in asked.values() for _, threads in calls if threads != {1}] == []
+
+
+def test_training_images_of_one_class_leave_no_probe_instead_of_an_error(
+    worked: Worked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a few images of several classes the test set may have all of the others."""
+    root = worked.copy(tmp_path / "clone").root
+    real = prepared.load_labels
+    monkeypatch.setattr(
+        prepared,
+        "load_labels",
+        lambda folder, split: real(folder, split) * (0 if split == "train" else 1),
+    )
+    space, paths = load_space(root, "tiny"), Paths(root, "tiny")
+    space = space.model_copy(update={"evaluate": Evaluate(nelbo_samples=1, iw_samples=0)})
+    assert space.evaluate.probe
+    figures = evaluate.measured(space, Machine(device="cpu", tracking="none"), paths)
+    assert "probe_accuracy" not in figures
