@@ -182,6 +182,12 @@ class Before:
         )
 
 
+def _optuna(space: Space, land: Land, workers: int, sampler: str, pruner: str) -> Policy:
+    from bench.optuna_policies import Optuna
+
+    return Optuna(space, land, workers, sampler, pruner)
+
+
 POLICIES: dict[str, Callable[..., Policy]] = {
     "before": Before,
     "rungs": Ours,
@@ -192,4 +198,9 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "rungs, informed": lambda s, land, w: Ours(s, land, w, land.observations),
     "rungs, misled": lambda s, land, w: Ours(s, land, w, land.observations[::-1]),
     "rungs, random": lambda *a: Ours(*a, sampler="random"),
+    "Optuna, random": lambda *a: _optuna(*a, "random", "none"),
+    "Optuna, TPE": lambda *a: _optuna(*a, "tpe", "none"),
+    "Optuna, TPE + median": lambda *a: _optuna(*a, "tpe", "median"),
+    "Optuna, TPE + halving": lambda *a: _optuna(*a, "tpe", "halving"),
+    "Optuna, TPE + hyperband": lambda *a: _optuna(*a, "tpe", "hyperband"),
 }

@@ -8,15 +8,17 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from postgres import BINARIES
 
 from bench.growth import ROOT
+from bench.optuna_policies import Optuna
 from bench.search import followed, move
-from pipeline.settings.space import parse_space
-from pipeline.study.search.sampler import centre
+from pipeline.settings.space import load_space, parse_space
+from pipeline.study.search.sampler import centre, distribution, encode
 
 
 def test_a_search_that_cannot_run_is_an_error_and_no_slow_search(tmp_path: Path) -> None:
@@ -51,3 +53,25 @@ def test_scaling_is_measured_with_what_a_worker_calls_by_now() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "of ideal" in done.stdout
+
+
+def test_optuna_among_the_policies_proposes_what_its_own_loop_does() -> None:
+    """One worker, no pruning: `optimize` with the same seed asks for the same settings."""
+    import optuna
+
+    space = load_space(ROOT / "bench", "landscape")
+    land = SimpleNamespace(number=3, epochs=2)
+    peer = Optuna(space, land, 1, "tpe", "none")
+    asked = []
+    for _ in range(20):
+        job = peer.ask()
+        asked.append(job.setting)
+        assert not peer.report(job, 1, 300.0)
+        assert peer.report(job, 2, 1000 * job.setting["lr"])
+    sampler = optuna.samplers.TPESampler(seed=3, n_startup_trials=space.search.startup_trials)
+    study = optuna.create_study(sampler=sampler)
+    known = {name: distribution(domain) for name, domain in space.searched.items()}
+    for setting in asked:
+        trial = study.ask(known)
+        assert trial.params == {n: encode(space.searched[n], setting[n]) for n in known}
+        study.tell(trial, min(300.0, 1000 * setting["lr"]))
