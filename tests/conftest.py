@@ -20,6 +20,7 @@ from ledgers import named
 from once import once
 from postgres import Postgres
 
+from pipeline import own_code
 from pipeline.study.storage import engine, ledger
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ def impatient() -> Iterator[None]:
     os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
     yield
     os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is asked lets packages lie anywhere for the rest of a process."""
+    monkeypatch.setattr(own_code, "_served", False)
 
 
 @pytest.fixture(autouse=True)

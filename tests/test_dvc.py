@@ -85,8 +85,6 @@ def test_every_committed_sweep_goes_through_all_stages(half: int, tmp_path: Path
     names = space_names(ROOT)[half::2]
     spaces = {name: yaml.safe_dump(reduced(name, data)) for name in names}
     folder = checkout(tmp_path / "clone", spaces, dvc=True)
-    if half:
-        (folder / "machine.yaml").write_text("tracking: none\n")  # half of them with MLflow
     ran = stages_run(run(folder, "dvc", "repro"))
     assert len(ran) == len(set(ran)) == 1 + 6 * len(names)
     for name in names:
