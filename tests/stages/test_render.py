@@ -164,7 +164,7 @@ def test_a_run_of_which_nothing_stood_out_is_seen_through(sweep: Paths) -> None:
         winner={**inputs.winner, "number": 0, "best_epoch": 3},
         metrics={**inputs.metrics, "active_units": 8},
     )
-    said = "\n".join(advice.advise(space, seen, "too few", sd=5.0, sources=[]))
+    said = "\n".join(advice.advise(space, seen, "too few", sd=5.0, sources=["given"] * 12))
     for words in (
         "best epoch is 3 of 3",
         "8 of 32 latent units are active",
